@@ -1,0 +1,65 @@
+"""surgeon removes attention, MLP or whole blocks from a Llama checkpoint, byte by byte.
+
+The public words are those of the command line::
+
+    import surgeon
+
+    report = surgeon.prune("sample", "out", drop="attn", last=4, keep_last=True)
+    surgeon.inspect("out").costs.kv_bytes_per_token
+    assert surgeon.verify("out", against="sample").ok
+
+Importing it is light: no torch, no transformers. It also makes pruned folders load through
+transformers' Auto classes without ``trust_remote_code``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from surgeon.auto import register_when_imported
+from surgeon.version import __version__
+
+if TYPE_CHECKING:
+    from surgeon.errors import SurgeonError
+    from surgeon.inspection import Inspection, inspect
+    from surgeon.plan import Plan, Sublayer
+    from surgeon.surgery import PruneReport, prune
+    from surgeon.verification import Verification, verify
+
+__all__ = [
+    "Inspection",
+    "Plan",
+    "PruneReport",
+    "Sublayer",
+    "SurgeonError",
+    "Verification",
+    "__version__",
+    "inspect",
+    "prune",
+    "verify",
+]
+
+_HOMES = {
+    "Inspection": "surgeon.inspection",
+    "inspect": "surgeon.inspection",
+    "Plan": "surgeon.plan",
+    "Sublayer": "surgeon.plan",
+    "PruneReport": "surgeon.surgery",
+    "prune": "surgeon.surgery",
+    "SurgeonError": "surgeon.errors",
+    "Verification": "surgeon.verification",
+    "verify": "surgeon.verification",
+}
+
+register_when_imported()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'surgeon' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,105 @@
+"""The model card (README.md) of a pruned folder: what an honest publisher would write."""
+
+from collections.abc import Sequence
+
+from surgeon.accounting import Costs
+from surgeon.plan import Plan
+from surgeon.runtimes import Runtime
+from surgeon.structure import Structure
+from surgeon.units import format_count, format_size
+from surgeon.version import __version__
+
+PAPER = "https://arxiv.org/abs/2407.15516"
+
+
+def cost_rows(before: Costs, after: Costs) -> list[tuple[str, str, str, str]]:
+    """What | before | after | change, for tables."""
+    rows = (
+        ("parameters", format_count, before.parameters, after.parameters),
+        ("weights on disk", format_size, before.disk_bytes, after.disk_bytes),
+        (
+            "weights read per token",
+            format_size,
+            before.weight_bytes_per_token,
+            after.weight_bytes_per_token,
+        ),
+        ("KV cache per token", format_size, before.kv_bytes_per_token, after.kv_bytes_per_token),
+    )
+    return [
+        (what, form(old), form(new), f"{100 * (new - old) / old:+.1f} %" if old else "")
+        for what, form, old, new in rows
+    ]
+
+
+def model_card(
+    source: str,
+    revision: str | None,
+    plan: Plan,
+    structure: Structure,
+    before: Costs,
+    after: Costs,
+    verdicts: Sequence[Runtime],
+    license_files: Sequence[str] = (),
+) -> str:
+    """The card as Markdown with its YAML head.
+
+    ``base_model`` stands there only for a source that is a Hub repository.
+    """
+    hub = "/" in source
+    head = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    if hub:
+        head += [f"base_model: {source}", "base_model_relation: finetune"]
+    head += ["tags:", "- pruned", "- depth-pruning", "- surgeon", "---"]
+    origin = f"[{source}](https://huggingface.co/{source})" if hub else f"`{source}`"
+    if revision:
+        origin += f" at commit `{revision}`"
+    costs = "\n".join(
+        f"| {what} | {old} | {new} | {change} |"
+        for what, old, new, change in cost_rows(before, after)
+    )
+    loads = "\n".join(
+        f"| {v.name} | {'yes' if v.loads else '**no**'} | {v.note} | {v.basis} |" for v in verdicts
+    )
+    trust = "" if structure.plain else ", trust_remote_code=True"
+    licence = ""
+    if license_files:
+        names = ", ".join(f"[{name}]({name})" for name in license_files)
+        licence = (
+            "\n## Licence\n\nThe weights are those of the base model and stay under its terms: "
+            f"{names}. Read them before you publish a derivative; some ask for its name or a notice.\n"
+        )
+    return f"""{chr(10).join(head)}
+
+# {source.rpartition("/")[2]}, pruned
+
+{origin} after {plan.describe()}. Layers are counted from 0. Every tensor that is left has the bytes
+it had; nothing was retrained.
+
+| | before | after | change |
+|---|---|---|---|
+{costs}
+
+Cut with surgeon {__version__}; `surgery.json` has all it takes to repeat it, and
+`surgeon verify . --against SOURCE` proves the bytes.
+
+## Loading
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto"{trust})
+tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})
+```
+
+| runtime | loads | note | basis |
+|---|---|---|---|
+{loads}
+
+## Limits
+
+This is a depth-pruned model: smaller and faster than its base, and worse. Published studies of depth
+pruning find that multiple-choice scores survive it better than maths and code do, so a small loss on
+the usual benchmarks says little about those. Removing attention costs less than removing MLPs or
+whole blocks ([Tyukin et al.]({PAPER})).
+Measure it on your own task before you use it.
+{licence}"""

@@ -1,0 +1,1 @@
+"""Checkpoint bytes: safetensors headers, where they come from, where they go, and the moving."""

@@ -1,0 +1,230 @@
+"""Where a checkpoint comes from, and what is in it: names and byte ranges, never a loaded tensor.
+
+A ``Source`` reads files and byte ranges. A local folder is one; a Hub repository or an object store
+is another with the same four methods, and nothing else in the program has to know.
+"""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+from surgeon.checkpoint.header import Tensor, header_length, parse_header
+from surgeon.checkpoint.tensors import check_tensors
+from surgeon.errors import SurgeonError
+from surgeon.families import Family, family_of
+from surgeon.structure import Structure, read_structure
+
+SAMPLE = "sample"
+"""The word for the Llama inside the package."""
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+class Source(Protocol):
+    """Files of a checkpoint; names are relative to it and have no folders above them."""
+
+    @property
+    def name(self) -> str:
+        """What a user would call it: ORG/NAME or the folder's name."""
+
+    @property
+    def revision(self) -> str | None:
+        """The commit, where the source has such a thing."""
+
+    def files(self) -> dict[str, int]:
+        """File names and their sizes in bytes."""
+
+    def read(self, file: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Bytes of a file, all of them by default; short only at its end."""
+
+    def path(self, file: str) -> Path:
+        """A local file with the same bytes."""
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """A local folder; a snapshot in the Hub cache knows its repository and commit."""
+
+    folder: Path
+
+    @cached_property
+    def _hub(self) -> tuple[str, str] | None:
+        match = re.search(r"models--([^/]+)/snapshots/([0-9a-f]{40})$", self.folder.absolute().as_posix())
+        return (match[1].replace("--", "/"), match[2]) if match else None
+
+    @property
+    def name(self) -> str:
+        if self.folder == sample_folder():
+            return SAMPLE
+        return self._hub[0] if self._hub else self.folder.resolve().name
+
+    @property
+    def revision(self) -> str | None:
+        return self._hub[1] if self._hub else None
+
+    def files(self) -> dict[str, int]:
+        try:
+            with os.scandir(self.folder) as entries:
+                return {e.name: e.stat().st_size for e in entries if e.is_file()}
+        except OSError as error:
+            raise SurgeonError(f"{self.folder}: cannot be read ({error.strerror})") from None
+
+    def read(self, file: str, offset: int = 0, length: int | None = None) -> bytes:
+        try:
+            with open(self.folder / file, "rb") as stream:
+                stream.seek(offset)
+                return stream.read(-1 if length is None else length)
+        except OSError as error:
+            raise SurgeonError(f"{self.folder / file}: cannot be read ({error.strerror})") from None
+
+    def path(self, file: str) -> Path:
+        return self.folder / file
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as names and byte ranges, checked in full.
+
+    ``shards`` are the weight files in use with their sizes, in the order of their names; files that
+    no index names are not among them. ``fingerprint`` is the SHA-256 over their names and headers.
+    """
+
+    source: Source
+    config: dict[str, Any]
+    structure: Structure
+    tensors: dict[str, Tensor]
+    shards: dict[str, int]
+    metadata: dict[str, str]
+    fingerprint: str
+
+    @property
+    def family(self) -> Family:
+        """The row of families.py."""
+        return self.structure.family
+
+
+def sample_folder() -> Path:
+    """Where the bundled Llama lies."""
+    return Path(str(files("surgeon") / "sample"))
+
+
+def find_source(model: str | os.PathLike[str]) -> Source:
+    """The source that a user's MODEL names: the word ``sample`` or a folder.
+
+    A folder of that name is written ./sample. Raises SurgeonError when there is none.
+    """
+    if model == SAMPLE:
+        return FolderSource(sample_folder())
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return FolderSource(folder)
+    if folder.exists():
+        raise SurgeonError(f"{folder}: is a file; give the folder that holds config.json")
+    hint = ""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", str(model)):
+        hint = f"; for a Hub model, first run: hf download {model} --local-dir FOLDER"
+    raise SurgeonError(f"{folder}: no such folder{hint}")
+
+
+def open_checkpoint(model: str | os.PathLike[str] | Source) -> Checkpoint:
+    """Reads config, index and headers of a checkpoint, and checks that they agree.
+
+    Raises SurgeonError for anything a cut could not be made from: an unknown family, a malformed
+    safetensors file, missing tensors, a config of other dimensions.
+    """
+    source = find_source(model) if isinstance(model, str | os.PathLike) else model
+    files = source.files()
+    if "config.json" not in files:
+        raise SurgeonError(
+            f"{source.path('config.json')}: not found; is this the folder of a transformers model?"
+        )
+    config = read_json(source, "config.json")
+    family = family_of(config, str(source.path("config.json")))
+    structure = read_structure(config, family, str(source.path("config.json")))
+    shards, weight_map = _shards(source, files)
+    tensors, metadata, digest = _read_shards(source, shards, weight_map)
+    checkpoint = Checkpoint(source, config, structure, tensors, shards, metadata, digest)
+    check_tensors(structure, tensors, str(source.path(next(iter(shards)))))
+    return checkpoint
+
+
+def read_json(source: Source, file: str) -> dict[str, Any]:
+    """A JSON object from a source; SurgeonError names the file otherwise."""
+    try:
+        data = json.loads(source.read(file).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise SurgeonError(f"{source.path(file)}: not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise SurgeonError(f"{source.path(file)}: not a JSON object")
+    return data
+
+
+def _shards(source: Source, files: dict[str, int]) -> tuple[dict[str, int], dict[str, str]]:
+    """The weight files in use and the index's tensor -> file map (empty without an index).
+
+    model.safetensors wins over an index, as in transformers.
+    """
+    if SINGLE in files:
+        return {SINGLE: files[SINGLE]}, {}
+    if INDEX not in files:
+        raise _no_safetensors(source, files)
+    weight_map = read_json(source, INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SurgeonError(f"{source.path(INDEX)}: has no weight_map")
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not re.fullmatch(r"[^/\\\0]+", file) or file in (".", ".."):
+            raise SurgeonError(
+                f"{source.path(INDEX)}: puts {name!r} into {file!r}, which is not a plain file name"
+            )
+        if file not in files:
+            raise SurgeonError(
+                f"{source.path(file)}: not found, but {INDEX} puts {name!r} there; "
+                "download the missing shard"
+            )
+    return {file: files[file] for file in sorted(set(weight_map.values()))}, weight_map
+
+
+def _no_safetensors(source: Source, files: dict[str, int]) -> SurgeonError:
+    pickled = sorted(f for f in files if f.endswith((".bin", ".pt", ".pth", ".ckpt")))
+    if pickled:
+        return SurgeonError(
+            f"{source.path(pickled[0])}: pickled weights are never opened; convert once: python -c "
+            '"from transformers import AutoModelForCausalLM as A; '
+            f"A.from_pretrained('{source.path('')}', dtype='auto').save_pretrained('OUT')\""
+        )
+    return SurgeonError(f"{source.path(SINGLE)}: not found, nor {INDEX}; no safetensors weights here")
+
+
+def _read_shards(
+    source: Source, shards: dict[str, int], weight_map: dict[str, str]
+) -> tuple[dict[str, Tensor], dict[str, str], str]:
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    digest = hashlib.sha256()
+    for file, size in shards.items():
+        where = str(source.path(file))
+        length = header_length(source.read(file, 0, 8), size, where)
+        raw = source.read(file, 8, length)
+        header = parse_header(raw, size, where)
+        digest.update(f"{file}\0{size}\0".encode() + raw)
+        metadata = metadata or header.metadata
+        for tensor in header.tensors:
+            if weight_map.get(tensor.name, file) != file:
+                continue  # a copy in another shard: the index decides
+            if tensor.name in tensors:
+                other = tensors[tensor.name].file
+                raise SurgeonError(f"{where}: tensor {tensor.name!r} is in {other} as well")
+            tensors[tensor.name] = Tensor(
+                tensor.name, tensor.dtype, tensor.shape, file, tensor.offset, tensor.length
+            )
+    for name, file in weight_map.items():
+        if name not in tensors:
+            raise SurgeonError(f"{source.path(file)}: tensor {name!r} is missing, but {INDEX} lists it")
+    return tensors, metadata, digest.hexdigest()

@@ -1,0 +1,109 @@
+"""surgeon prune"""
+
+from typing import Annotated, Literal
+
+import typer
+
+from surgeon.cli.options import AsJson, Model
+
+
+def prune(
+    model: Model,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="OUT", help="The folder to write.")
+    ],
+    drop: Annotated[
+        Literal["attn", "mlp", "block"],
+        typer.Option(help="What to remove of each chosen layer; block means both sublayers."),
+    ] = "attn",
+    last: Annotated[
+        int | None, typer.Option(metavar="K", help="Choose the last K layers.", show_default=False)
+    ] = None,
+    fraction: Annotated[
+        str | None,
+        typer.Option(metavar="F", help="Choose the last F x layers: 33% or 0.33.", show_default=False),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Choose layers by number, from 0, ranges inclusive: 18-30,33.",
+            show_default=False,
+        ),
+    ] = None,
+    keep_last: Annotated[
+        bool,
+        typer.Option(
+            "--keep-last", help="Keep the last layer whole: the K layers before it are chosen."
+        ),
+    ] = False,
+    portable: Annotated[
+        bool,
+        typer.Option(
+            "--portable",
+            help="Add zero MLPs and zero padding where vLLM or llama.cpp would refuse the result.",
+        ),
+    ] = False,
+    max_shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Weights per file at most.")
+    ] = "5GB",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT, if surgeon made it.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, show the outcome, write nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cut sublayers out of a checkpoint and write what is left, ready to load and publish.
+
+    Weights are moved as bytes, never loaded; memory stays small whatever the model.
+    """
+    from surgeon.cli.render import print_json, progress
+    from surgeon.surgery import Operation
+    from surgeon.surgery import prune as run
+
+    with progress("cutting", not dry_run) as update:
+
+        def announce(operation: Operation) -> None:
+            if not as_json:
+                typer.echo(f"{operation.checkpoint.source.name}: {operation.plan.describe()}")
+            update(0, operation.layout.size)
+
+        report = run(
+            model,
+            output,
+            drop=drop,
+            last=last,
+            fraction=fraction,
+            layers=layers,
+            keep_last=keep_last,
+            portable=portable,
+            max_shard_size=max_shard_size,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            announce=announce,
+            advance=lambda count: update(count, 0),
+        )
+    if as_json:
+        print_json(report)
+        return
+    from surgeon.card import cost_rows
+    from surgeon.cli.render import print_table
+    from surgeon.units import format_size
+
+    print_table(("", "before", "after", "change"), cost_rows(report.before, report.after))
+    refused = [r for r in report.runtimes if not r.loads]
+    for runtime in refused:
+        typer.echo(f"{runtime.name} {runtime.note}")
+    if dry_run:
+        typer.echo(f"Nothing was written; without --dry-run, {report.output} gets:")
+        typer.echo(f"  {', '.join(report.files)}")
+        return
+    speed = report.bytes_written / max(report.seconds, 1e-9) / 1e9
+    shared = f" ({format_size(report.shared_bytes)} shared with the source)" if report.shared_bytes else ""
+    typer.echo(
+        f"Wrote {format_size(report.bytes_written)} to {report.output} in {report.seconds:.2f} s, "
+        f"{speed:.2f} GB/s{shared}."
+    )
+    typer.echo(f'Next: surgeon generate {report.output} "Once upon a time"')

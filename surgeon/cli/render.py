@@ -1,0 +1,69 @@
+"""What the verbs share on the terminal: tables, a progress bar, JSON."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+def print_json(result: Any) -> None:
+    """A dataclass, or anything JSON can hold, as one object on stdout."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            if hasattr(value, "to_json"):
+                return value.to_json()
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value
+
+    print(json.dumps(plain(result), indent=2, ensure_ascii=False))
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", left: int = 1
+) -> None:
+    """A table on stdout; all columns but the first ``left`` are figures, set flush right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def console() -> Any:
+    """A rich console on stdout; in a pipe it is wide, so that no line breaks."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+@contextmanager
+def progress(words: str, wanted: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr while it runs, on a terminal only. Yields ``update(advance, total)`` in bytes;
+    ``total`` may come with any call."""
+    if not (wanted and sys.stderr.isatty()):
+        yield lambda advance, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn(words), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(words, total=None)
+
+        def update(advance: int, total: int) -> None:
+            if total:
+                bar.update(task, total=total)
+            bar.advance(task, advance)
+
+        yield update

@@ -1,0 +1,153 @@
+"""The config.json of a pruned model, in one of two dialects.
+
+llama: every block is whole, the family's own class reads it. nemotron-nas: blocks may lack a
+sublayer; the name and the ``block_configs`` keys are those that vLLM, SGLang, TensorRT-LLM, MLX-LM,
+exllamav3 and llama.cpp's converter read.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from surgeon.families import NAS_ARCHITECTURE, NAS_MODEL_TYPE
+from surgeon.plan import Plan, Sublayer
+from surgeon.structure import Structure, ffn_mult
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_surgeon.DeciLMConfig",
+    "AutoModel": "modeling_surgeon.DeciLMModel",
+    "AutoModelForCausalLM": "modeling_surgeon.DeciLMForCausalLM",
+}
+
+_PER_LAYER = ("layer_types", "no_rope_layers")
+"""Config fields that have one entry a layer; each describes the layer's attention."""
+
+
+def pruned_config(config: dict[str, Any], plan: Plan, structure: Structure) -> dict[str, Any]:
+    """The config.json of the outcome of ``plan``, from that of the source.
+
+    Fields that surgery does not touch stay as they are, in the style of transformers 4 or 5 they
+    came in; the nemotron-nas dialect takes only flat rope fields, whatever the source has.
+    """
+    new = dict(config)
+    new["num_hidden_layers"] = structure.num_layers
+    new["intermediate_size"] = structure.dims.intermediate_size
+    for key in _PER_LAYER:
+        values = config.get(key)
+        if isinstance(values, list) and len(values) == plan.num_layers:
+            new[key] = [
+                values[layer if layer is not None else block.mlp]
+                for block in plan.blocks
+                for layer in (block.attention,)
+            ]
+    if isinstance(config.get("quantization_config"), dict):
+        new["quantization_config"] = _renumber(config["quantization_config"], plan, structure)
+    if structure.plain:
+        return _to_plain(new, structure)
+    return _to_nas(new, structure)
+
+
+def _to_plain(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
+    if config["model_type"] == NAS_MODEL_TYPE:
+        for key in ("auto_map", "block_configs"):
+            config.pop(key, None)
+        config["model_type"] = structure.family.model_type
+        config["architectures"] = [structure.family.architecture]
+    return config
+
+
+def _to_nas(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
+    head = {
+        "architectures": [NAS_ARCHITECTURE],
+        "model_type": NAS_MODEL_TYPE,
+        "auto_map": AUTO_MAP,
+    }
+    new = head | {key: value for key, value in config.items() if key not in head}
+    # transformers 5 folds the rope fields into one; other readers of this dialect, MLX-LM among
+    # them, would then silently take their default theta
+    rope = new.pop("rope_parameters", None)
+    if isinstance(rope, dict):
+        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+        new["rope_theta"] = rope.get("rope_theta", new.get("rope_theta", 10000.0))
+        new["rope_scaling"] = None if scaling.get("rope_type") in (None, "default") else scaling
+    else:
+        new.setdefault("rope_theta", 10000.0)
+    if "dtype" in new:
+        new["torch_dtype"] = new.pop("dtype")
+    new["num_key_value_heads"] = structure.dims.num_key_value_heads
+    new["head_dim"] = structure.dims.head_dim
+    new["block_configs"] = list(_blocks(structure))
+    return new
+
+
+def _blocks(structure: Structure) -> Iterator[dict[str, dict[str, Any]]]:
+    """One entry a block, with exactly the keys that all readers of the dialect accept."""
+    dims = structure.dims
+    for layer, width in enumerate(structure.mlp_widths):
+        attention = structure.has(layer, Sublayer.ATTENTION)
+        mlp = structure.has(layer, Sublayer.MLP)
+        yield {
+            "attention": {
+                "no_op": not attention,
+                "replace_with_linear": False,
+                "sparsify": None,
+                "n_heads_in_group": dims.num_attention_heads // dims.num_key_value_heads
+                if attention
+                else None,
+                "window_length": None,
+                "num_sink_tokens": None,
+                "use_prefill_window_in_sink_attention": False,
+                "unshifted_sink": False,
+            },
+            "ffn": {
+                "no_op": not mlp,
+                "replace_with_linear": False,
+                "sparsify": None,
+                "ffn_mult": ffn_mult(width, dims.hidden_size) if mlp else None,
+            },
+        }
+
+
+_LAYER = re.compile(r"(?<![a-z_])layers(\\?\.)(\d+)(?=\\?\.|$)(?P<rest>.*)", re.ASCII | re.DOTALL)
+
+
+def _renumber(node: Any, plan: Plan, structure: Structure) -> Any:
+    """A quantization_config whose layer names follow the plan: renumbered, or gone."""
+    if isinstance(node, dict):
+        return {
+            new: _renumber(value, plan, structure)
+            for key, value in node.items()
+            for new in _rename(key, plan, structure)
+        }
+    if isinstance(node, list):
+        return [
+            new
+            for item in node
+            for new in (
+                _rename(item, plan, structure)
+                if isinstance(item, str)
+                else [_renumber(item, plan, structure)]
+            )
+        ]
+    return node
+
+
+def _rename(name: str, plan: Plan, structure: Structure) -> list[str]:
+    """What a module name (or pattern) with a layer number in it is called after the plan.
+
+    Empty when its sublayer is gone. A name of a whole layer becomes that of every block with a part
+    of the layer.
+    """
+    match = _LAYER.search(name)
+    if match is None:
+        return [name]
+    dot, layer = match[1], int(match[2])
+    modules = {sub: structure.family.part(sub).prefixes for sub in Sublayer}
+    inner = match["rest"].replace("\\.", ".").lstrip(".") + "."
+    named = [sub for sub, prefixes in modules.items() if inner.startswith(prefixes)] or list(Sublayer)
+    numbers = [
+        number
+        for number, block in enumerate(plan.blocks)
+        if any(block.source(sub) == layer for sub in named)
+    ]
+    return [f"{name[: match.start()]}layers{dot}{n}{match['rest']}" for n in numbers]

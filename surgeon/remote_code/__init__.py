@@ -1,0 +1,1 @@
+"""The files that travel in pruned folders; they import nothing of surgeon."""

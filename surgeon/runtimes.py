@@ -1,0 +1,79 @@
+"""Which runtimes load a model of a given structure, with what flag, and why not.
+
+What is known of each runtime is in ``_ROWS``: "checked" stands for a run on small models, "read" for
+its source code. A runtime that would compute something else counts as one that does not load.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from surgeon.plan import Sublayer
+from surgeon.structure import Structure, ceil256
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One runtime's verdict: ``note`` is the flag it needs, or the reason why it does not load."""
+
+    name: str
+    loads: bool
+    note: str
+    basis: str
+
+
+def runtimes(structure: Structure) -> tuple[Runtime, ...]:
+    """The verdict of every known runtime, in the order of the documentation."""
+    return tuple(
+        Runtime(name, reason is None, reason if reason is not None else note, basis)
+        for name, plain_note, nas_note, basis, why_not in _ROWS
+        for note in (plain_note if structure.plain else nas_note,)
+        for reason in (None if structure.plain else why_not(structure),)
+    )
+
+
+def _width(structure: Structure) -> str | None:
+    width = structure.dims.intermediate_size
+    if width != ceil256(width):
+        return f"reads MLP widths in steps of 256, this one is {width}; cut with --portable"
+    return None
+
+
+def _first_attention(structure: Structure) -> str | None:
+    if not structure.has(0, Sublayer.ATTENTION):
+        return "needs the first block's attention, which is gone; keep layer 0"
+    return None
+
+
+def _any(structure: Structure) -> str | None:
+    return None
+
+
+def _vllm(structure: Structure) -> str | None:
+    return _width(structure) or _first_attention(structure)
+
+
+def _tensorrt(structure: Structure) -> str | None:
+    if structure.biases:
+        return "reads no biases in this dialect"
+    return _width(structure)
+
+
+def _llama_cpp(structure: Structure) -> str | None:
+    for layer in range(structure.num_layers):
+        if not structure.has(layer, Sublayer.MLP):
+            return f"would silently skip the attention of block {layer}, which has no MLP; cut with --portable"
+    return _width(structure) or _first_attention(structure)
+
+
+_Row = tuple[str, str, str, str, Callable[[Structure], str | None]]
+_TRUST = "trust_remote_code=True, or import surgeon"
+_FLAG = "--trust-remote-code"
+_ROWS: tuple[_Row, ...] = (
+    ("transformers", "", _TRUST, "checked with 4.57.6 and 5.23", _any),
+    ("vLLM", "", _FLAG, "read in 0.33", _vllm),
+    ("SGLang", "", _FLAG, "read in 0.5.23", _width),
+    ("TensorRT-LLM", "", "", "read", _tensorrt),
+    ("MLX-LM", "", "", "checked with 0.32 on CPU", _width),
+    ("exllamav3", "", "", "read", _width),
+    ("llama.cpp", "", "convert_hf_to_gguf.py", "checked", _llama_cpp),
+)

@@ -1,0 +1,276 @@
+"""The operation: open, plan, lay out, check, write. ``surgeon.prune`` and ``surgeon prune``."""
+
+import fnmatch
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from surgeon.accounting import Costs, costs
+from surgeon.card import model_card
+from surgeon.checkpoint.layout import Layout, make_layout
+from surgeon.checkpoint.source import Checkpoint, Source, open_checkpoint
+from surgeon.checkpoint.writer import SURGERY, check_output, write
+from surgeon.config import pruned_config
+from surgeon.errors import SurgeonError
+from surgeon.plan import Plan
+from surgeon.runtimes import Runtime, runtimes
+from surgeon.structure import Structure
+from surgeon.units import parse_size
+from surgeon.version import __version__
+
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.tiktoken",
+    "tekken.json",
+    "chat_template*",
+    "LICEN[CS]E*",
+    "NOTICE*",
+    "USE_POLICY*",
+    "quantize_config.json",
+    "quant_config.json",
+)
+"""Files that go along as they are: what a user needs to run the model and may need to publish it."""
+
+REMOTE_CODE = ("configuration_surgeon.py", "modeling_surgeon.py")
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What a cut did, or with ``dry_run`` would do.
+
+    ``seconds`` covers all of the writing; ``shared_bytes`` are those that the filesystem shares
+    with the source instead of copying. ``files`` are the names in the output folder.
+    """
+
+    source: str
+    output: str
+    plan: Plan
+    words: str
+    dry_run: bool
+    before: Costs
+    after: Costs
+    blocks: int
+    dialect: str
+    seconds: float
+    bytes_written: int
+    shared_bytes: int
+    files: tuple[str, ...]
+    runtimes: tuple[Runtime, ...]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A cut that has passed every check and is ready to be written."""
+
+    checkpoint: Checkpoint
+    plan: Plan
+    structure: Structure
+    layout: Layout
+    config: dict[str, Any]
+    portable: bool
+    max_shard_size: int
+
+
+def prune(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    plan: Plan | None = None,
+    *,
+    drop: str = "attn",
+    last: int | None = None,
+    fraction: str | float | None = None,
+    layers: str | Iterable[int] | None = None,
+    keep_last: bool = False,
+    portable: bool = False,
+    max_shard_size: int | str = "5GB",
+    overwrite: bool = False,
+    dry_run: bool = False,
+    announce: Callable[[Operation], None] = lambda operation: None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> PruneReport:
+    """Cuts sublayers out of a checkpoint and writes what is left to ``output``.
+
+    ``model`` is a folder or ``"sample"``. What to remove is either a ``plan`` or the words of the
+    command line: ``drop`` ("attn", "mlp", "block") with one of ``last``, ``fraction``, ``layers``.
+    ``announce`` is called once all is checked, before the first byte is written; ``advance`` with
+    the number of bytes that just got their place. No tensor is loaded.
+
+    Raises SurgeonError, and writes nothing, when model, plan, output or disk do not allow it.
+    """
+    operation = prepare(
+        model,
+        plan,
+        drop=drop,
+        last=last,
+        fraction=fraction,
+        layers=layers,
+        keep_last=keep_last,
+        portable=portable,
+        max_shard_size=max_shard_size,
+    )
+    target = Path(output).expanduser()
+    check_output(target, operation.checkpoint, overwrite)
+    extras = _extras(operation)
+    announce(operation)
+    size, seconds, shared = operation.layout.size, 0.0, 0
+    if not dry_run:
+        source = operation.checkpoint.source
+        written = write(source, operation.layout, extras, target, overwrite, advance)
+        size, seconds, shared = written.size, written.seconds, written.shared
+    before, after = operation_costs(operation)
+    return PruneReport(
+        source=operation.checkpoint.source.name,
+        output=str(target),
+        plan=operation.plan,
+        words=operation.plan.describe(),
+        dry_run=dry_run,
+        before=before,
+        after=after,
+        blocks=operation.structure.num_layers,
+        dialect=operation.config["model_type"],
+        seconds=seconds,
+        bytes_written=size,
+        shared_bytes=shared,
+        files=tuple(sorted([*(file.name for file in operation.layout.files), *extras])),
+        runtimes=runtimes(operation.structure),
+    )
+
+
+def prepare(
+    model: str | os.PathLike[str],
+    plan: Plan | None = None,
+    *,
+    drop: str = "attn",
+    last: int | None = None,
+    fraction: str | float | None = None,
+    layers: str | Iterable[int] | None = None,
+    keep_last: bool = False,
+    portable: bool = False,
+    max_shard_size: int | str = "5GB",
+) -> Operation:
+    """All of ``prune`` that comes before writing."""
+    shard_size = parse_size(max_shard_size)
+    rules = [rule for rule in (last, fraction, layers) if rule is not None]
+    if (plan is not None) + len(rules) != 1:
+        raise SurgeonError("plan: give exactly one of --last, --fraction and --layers (or a Plan)")
+    checkpoint = open_checkpoint(model)
+    count, absent = checkpoint.structure.num_layers, checkpoint.structure.absent
+    if last is not None:
+        plan = Plan.last(count, last, drop, keep_last, absent)
+    elif fraction is not None:
+        plan = Plan.fraction(count, fraction, drop, keep_last, absent)
+    elif layers is not None:
+        plan = Plan.layers(count, layers, drop, keep_last, absent)
+    assert plan is not None
+    return operate(checkpoint, plan, portable, shard_size)
+
+
+def operate(
+    checkpoint: Checkpoint, plan: Plan, portable: bool, max_shard_size: int
+) -> Operation:
+    """The checked operation of a plan on an open checkpoint; SurgeonError if they do not fit."""
+    structure = checkpoint.structure
+    if plan.num_layers != structure.num_layers:
+        raise SurgeonError(
+            f"plan: made for {plan.num_layers} layers, but {checkpoint.source.name} has "
+            f"{structure.num_layers}"
+        )
+    plan = Plan(plan.num_layers, plan.removed, structure.absent)
+    after = structure.cut(plan, portable)
+    return Operation(
+        checkpoint=checkpoint,
+        plan=plan,
+        structure=after,
+        layout=make_layout(checkpoint, plan, after, max_shard_size),
+        config=pruned_config(checkpoint.config, plan, after),
+        portable=portable,
+        max_shard_size=max_shard_size,
+    )
+
+
+def operation_costs(operation: Operation) -> tuple[Costs, Costs]:
+    """Costs before and after."""
+    checkpoint = operation.checkpoint
+    disk = sum(checkpoint.shards.values())
+    before = costs(checkpoint.structure, checkpoint.tensors.values(), disk)
+    layout = operation.layout
+    return before, costs(operation.structure, layout.tensors, layout.size)
+
+
+def companions(source: Source) -> list[str]:
+    """The source's files that are copied as they are."""
+    return sorted(
+        name
+        for name in source.files()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in COMPANIONS)
+        and not name.endswith((".safetensors", ".py"))
+    )
+
+
+def remote_code(structure: Structure) -> dict[str, bytes]:
+    """The .py files that a folder in the nemotron-nas dialect needs, by name."""
+    if structure.plain:
+        return {}
+    room = files("surgeon") / "remote_code"
+    return {name: (room / name).read_bytes() for name in REMOTE_CODE}
+
+
+def encode_json(data: dict[str, Any]) -> bytes:
+    """JSON as transformers writes its files."""
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _extras(operation: Operation) -> dict[str, bytes | str]:
+    """Every file of the output folder beside the weights: bytes, or the source's file to copy."""
+    source = operation.checkpoint.source
+    before, after = operation_costs(operation)
+    card = model_card(
+        source.name,
+        source.revision,
+        operation.plan,
+        operation.structure,
+        before,
+        after,
+        runtimes(operation.structure),
+        license_files=[name for name in companions(source) if name.startswith(("LICEN", "NOTICE"))],
+    )
+    return {
+        **{name: name for name in companions(source)},
+        **dict(operation.layout.extras()),
+        **remote_code(operation.structure),
+        "config.json": encode_json(operation.config),
+        SURGERY: encode_json(_record(operation)),
+        "README.md": card.encode(),
+    }
+
+
+def _record(operation: Operation) -> dict[str, Any]:
+    """surgery.json: all it takes to make the same cut again, and to know the source when one sees it.
+
+    A source that was itself cut has its own record inside.
+    """
+    checkpoint = operation.checkpoint
+    record: dict[str, Any] = {
+        "surgeon": __version__,
+        "source": {
+            "model": checkpoint.source.name,
+            "revision": checkpoint.source.revision,
+            "fingerprint": checkpoint.fingerprint,
+        },
+        "plan": operation.plan.to_json(),
+        "words": operation.plan.describe(),
+        "portable": operation.portable,
+        "max_shard_size": operation.max_shard_size,
+    }
+    if SURGERY in checkpoint.source.files():
+        record["source"]["surgery"] = json.loads(checkpoint.source.read(SURGERY))
+    return record

@@ -1,0 +1,39 @@
+"""Sizes as people write them: decimal units, as on the Hub."""
+
+import re
+
+from surgeon.errors import SurgeonError
+
+_UNITS = {
+    "": 1,
+    **{f"{p}B": 1000**i for i, p in enumerate(("", "K", "M", "G", "T"))},
+    **{f"{p}IB": 1024**i for i, p in enumerate(("K", "M", "G", "T"), start=1)},
+}
+
+
+def parse_size(size: int | str) -> int:
+    """ "5GB" or "5GiB" or a number of bytes, as bytes; SurgeonError if it is none or below 1."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(size).strip(), re.ASCII | re.IGNORECASE)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None or (value := int(float(match[1]) * unit)) < 1:
+        raise SurgeonError(f"{size!r} is not a size; write 5GB, 500MB or a number of bytes")
+    return value
+
+
+def format_size(size: float) -> str:
+    """Bytes with three digits: 13500000000 is "13.5 GB"."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if abs(size) < 999.5:
+            break
+        size /= 1000
+    else:
+        unit = "TB"
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+
+
+def format_count(number: int) -> str:
+    """A parameter count: 6738415616 is "6.74 B", as model names use it."""
+    for unit, scale in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= scale:
+            return f"{number / scale:.3g} {unit}"
+    return str(number)

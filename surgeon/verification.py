@@ -1,0 +1,223 @@
+"""Proof that a cut changed nothing but what it says: ``surgeon.verify`` and ``surgeon verify``.
+
+It trusts only surgery.json's plan. The tensors' new names, and what has to be where, are derived
+from the plan here and not taken from the code that made the folder.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from surgeon.checkpoint.header import DTYPE_BITS, Tensor
+from surgeon.checkpoint.source import Checkpoint, open_checkpoint, read_json
+from surgeon.checkpoint.tensors import locate
+from surgeon.checkpoint.writer import SURGERY
+from surgeon.config import pruned_config
+from surgeon.errors import SurgeonError
+from surgeon.plan import Plan, Sublayer
+from surgeon.surgery import companions, encode_json, remote_code
+
+_CHUNK = 4 << 20
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome. ``differences`` is empty when the proof holds; otherwise a line for each fault.
+
+    ``kept`` and ``removed`` count the source's tensors, ``added`` those that have no source (zero
+    MLPs of a portable cut), ``padded`` those that grew by zeros; ``compared_bytes`` of the source
+    were compared with the bytes of the result.
+    """
+
+    output: str
+    source: str
+    words: str
+    kept: int
+    removed: int
+    added: int
+    padded: int
+    removed_bytes: int
+    compared_bytes: int
+    files_compared: int
+    differences: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check held."""
+        return not self.differences
+
+
+def verify(
+    output: str | os.PathLike[str],
+    against: str | os.PathLike[str],
+    advance: Callable[[int], None] = lambda count: None,
+) -> Verification:
+    """Compares a pruned folder with its source, byte by byte.
+
+    Every kept tensor must equal its source, nothing may be missing or extra, and config, tokenizer,
+    licence and code files must be what the plan makes of the source's. Memory stays bounded.
+    ``advance`` gets the number of compared bytes. Raises SurgeonError when one of the two is not a
+    checkpoint, or ``output`` has no surgery.json; differences do not raise.
+    """
+    result, source = open_checkpoint(output), open_checkpoint(against)
+    if SURGERY not in result.source.files():
+        raise SurgeonError(f"{output}: has no {SURGERY}; surgeon did not make it")
+    record = read_json(result.source, SURGERY)
+    plan = _plan(record, output, source)
+    names = dict(_new_names(source, plan))
+    differences = list(_compare_config(result, source, plan, bool(record.get("portable"))))
+    compared = padded = files = 0
+    for new, old in names.items():
+        tensor = result.tensors.get(new)
+        if tensor is None:
+            differences.append(f"tensor {new!r} is missing; it should be the source's {old.name!r}")
+            continue
+        fault = _compare(result, tensor, source, old)
+        if fault:
+            differences.append(f"tensor {new!r} {fault} the source's {old.name!r}")
+        padded += tensor.shape != old.shape
+        compared += old.length
+        advance(old.length)
+    added = [tensor for name, tensor in result.tensors.items() if name not in names]
+    differences += _check_added(result, added, plan, bool(record.get("portable")))
+    for name, wanted in _wanted_files(result, source):
+        files += 1
+        if name not in result.source.files():
+            differences.append(f"file {name!r} is missing")
+        elif result.source.read(name) != wanted:
+            differences.append(f"file {name!r} is not the one that belongs there")
+    kept = {tensor.name for tensor in names.values()}
+    return Verification(
+        output=str(output),
+        source=source.source.name,
+        words=plan.describe(),
+        kept=len(kept),
+        removed=len(source.tensors) - len(kept),
+        added=len(added),
+        padded=padded,
+        removed_bytes=sum(t.length for t in source.tensors.values() if t.name not in kept),
+        compared_bytes=compared,
+        files_compared=files + 1,
+        differences=tuple(differences),
+    )
+
+
+def _plan(record: dict[str, object], output: str | os.PathLike[str], source: Checkpoint) -> Plan:
+    data = record.get("plan")
+    if not isinstance(data, dict):
+        raise SurgeonError(f"{output}: {SURGERY} has no plan")
+    plan = Plan.from_json(data)
+    if plan.num_layers != source.structure.num_layers or plan.absent != source.structure.absent:
+        raise SurgeonError(
+            f"{output}: was cut from a model of {plan.num_layers} layers; "
+            f"{source.source.name} is another one"
+        )
+    return plan
+
+
+def _new_names(source: Checkpoint, plan: Plan) -> Iterator[tuple[str, Tensor]]:
+    """Each kept tensor of the source under the name it must have now."""
+    place = {
+        (layer, sub): number
+        for number, block in enumerate(plan.blocks)
+        for sub in Sublayer
+        if (layer := block.source(sub)) is not None
+    }
+    for name, tensor in source.tensors.items():
+        site, inner = locate(name, source.family)
+        if site is None:
+            yield name, tensor
+        elif site in place:
+            yield f"{source.family.layers}.{place[site]}.{inner}", tensor
+
+
+def _compare(result: Checkpoint, new: Tensor, source: Checkpoint, old: Tensor) -> str | None:
+    """What is wrong with a tensor, or None: its leading corner must be ``old``, the rest zero."""
+    if new.dtype != old.dtype:
+        return f"is {new.dtype}, not the {old.dtype} of"
+    if len(new.shape) != len(old.shape) or any(n < o for n, o in zip(new.shape, old.shape, strict=True)):
+        return f"has shape {list(new.shape)}, not the {list(old.shape)} of"
+    with (
+        open(result.source.path(new.file), "rb") as left,
+        open(source.source.path(old.file), "rb") as right,
+    ):
+        left.seek(new.offset)
+        right.seek(old.offset)
+        if new.shape == old.shape:
+            same = _same(left, right, new.length)
+        else:
+            rows, new_rows = old.shape[0], new.shape[0]
+            row, new_row = old.length // rows, new.length // new_rows
+            same = all(_same(left, right, row) and _zero(left, new_row - row) for _ in range(rows))
+            same = same and _zero(left, new_row * (new_rows - rows))
+    return None if same else "differs from"
+
+
+def _same(left: BinaryIO, right: BinaryIO, length: int) -> bool:
+    while length:
+        size = min(length, _CHUNK)
+        data = left.read(size)
+        if len(data) != size or data != right.read(size):
+            return False
+        length -= size
+    return True
+
+
+def _zero(stream: BinaryIO, length: int) -> bool:
+    while length:
+        data = stream.read(min(length, _CHUNK))
+        if not data or data.count(0) != len(data):
+            return False
+        length -= len(data)
+    return True
+
+
+def _check_added(
+    result: Checkpoint, added: list[Tensor], plan: Plan, portable: bool
+) -> Iterator[str]:
+    """Tensors without a source may only be the zero MLPs of a portable cut, with norms of ones."""
+    family = result.family
+    stubs = {number for number, block in enumerate(plan.blocks) if block.mlp is None}
+    for tensor in added:
+        site, inner = locate(tensor.name, family)
+        if not portable or site is None or site[0] not in stubs or site[1] is not Sublayer.MLP:
+            yield f"tensor {tensor.name!r} comes from nowhere in the source"
+            continue
+        if inner.startswith(f"{family.mlp.norm}."):
+            data = result.source.read(tensor.file, tensor.offset, tensor.length)
+            size = DTYPE_BITS[tensor.dtype] // 8
+            if data != data[:size] * (len(data) // size) or not _is_one(data[:size], tensor.dtype):
+                yield f"tensor {tensor.name!r} of a zero MLP is not all ones"
+            continue
+        with open(result.source.path(tensor.file), "rb") as stream:
+            stream.seek(tensor.offset)
+            if not _zero(stream, tensor.length):
+                yield f"tensor {tensor.name!r} of a zero MLP is not all zeros"
+
+
+def _is_one(data: bytes, dtype: str) -> bool:
+    import struct
+
+    if dtype == "BF16":  # the upper half of a float32
+        return struct.unpack("<f", b"\0\0" + data) == (1.0,)
+    return struct.unpack({"F16": "<e", "F32": "<f", "F64": "<d"}.get(dtype, "<d"), data) == (1.0,)
+
+
+def _compare_config(
+    result: Checkpoint, source: Checkpoint, plan: Plan, portable: bool
+) -> Iterator[str]:
+    expected = pruned_config(source.config, plan, source.structure.cut(plan, portable))
+    for key in sorted({*expected, *result.config}):
+        if key not in result.config:
+            yield f"config.json lacks {key!r}"
+        elif key not in expected:
+            yield f"config.json has {key!r}, which the source's does not"
+        elif encode_json({key: expected[key]}) != encode_json({key: result.config[key]}):
+            yield f"config.json has another {key!r} than the plan makes of the source's"
+
+
+def _wanted_files(result: Checkpoint, source: Checkpoint) -> Iterator[tuple[str, bytes]]:
+    for name in companions(source.source):
+        yield name, source.source.read(name)
+    yield from remote_code(result.structure).items()
