@@ -25,9 +25,7 @@ class Costs:
     kv_bytes_per_token: int
 
 
-def costs(
-    structure: Structure, tensors: Iterable[Tensor | NewTensor], disk_bytes: int
-) -> Costs:
+def costs(structure: Structure, tensors: Iterable[Tensor | NewTensor], disk_bytes: int) -> Costs:
     """The costs of a model with these tensors, in weight files of ``disk_bytes``."""
     parameters = weights = table = table_bits = 0
     head = False

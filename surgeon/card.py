@@ -54,8 +54,7 @@ def model_card(
     if revision:
         origin += f" at commit `{revision}`"
     costs = "\n".join(
-        f"| {what} | {old} | {new} | {change} |"
-        for what, old, new, change in cost_rows(before, after)
+        f"| {what} | {old} | {new} | {change} |" for what, old, new, change in cost_rows(before, after)
     )
     loads = "\n".join(
         f"| {v.name} | {'yes' if v.loads else '**no**'} | {v.note} | {v.basis} |" for v in verdicts

@@ -35,11 +35,8 @@ def pruned_config(config: dict[str, Any], plan: Plan, structure: Structure) -> d
     for key in _PER_LAYER:
         values = config.get(key)
         if isinstance(values, list) and len(values) == plan.num_layers:
-            new[key] = [
-                values[layer if layer is not None else block.mlp]
-                for block in plan.blocks
-                for layer in (block.attention,)
-            ]
+            sources = (b.mlp if b.attention is None else b.attention for b in plan.blocks)
+            new[key] = [values[layer] for layer in sources if layer is not None]
     if isinstance(config.get("quantization_config"), dict):
         new["quantization_config"] = _renumber(config["quantization_config"], plan, structure)
     if structure.plain:

@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from surgeon.checkpoint.source import open_checkpoint
+from surgeon.detokenize import Detokenizer
 from surgeon.errors import SurgeonError
 
 
@@ -18,7 +21,8 @@ def generate(
     """Yields the continuation of ``prompt`` piece by piece, the prompt itself not included.
 
     ``temperature`` 0 is greedy. Runs on CUDA in the checkpoint's dtype where there is one, else on
-    the CPU in float32. Raises SurgeonError if torch, transformers or the tokenizer are missing.
+    the CPU in float32. Raises SurgeonError if torch, transformers or the tokenizer are missing, or
+    the prompt is empty.
     """
     folder = str(open_checkpoint(model).source.path(""))
     try:
@@ -35,56 +39,64 @@ def generate(
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise SurgeonError(f"{folder}: its tokenizer cannot be loaded ({error})") from None
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device)
-    if not inputs["input_ids"].numel():
+    if not prompt:
         raise SurgeonError("generate: the prompt is empty; give it some text")
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device)
     dtype: Any = "auto" if device == "cuda" else torch.float32
     network = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
     if seed is not None:
         torch.manual_seed(seed)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    yield from _stream(network, tokenizer, inputs, {"max_new_tokens": max_new_tokens, **sampling})
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
+    if temperature > 0:
+        options["temperature"] = temperature
+    text = Detokenizer(
+        lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
+        inputs["input_ids"][0].tolist(),
+    )
+    for token in _tokens(network, {**inputs, **options, "pad_token_id": tokenizer.eos_token_id}):
+        if piece := text.push(token):
+            yield piece
+    if piece := text.end():
+        yield piece
 
 
-def _stream(network: Any, tokenizer: Any, inputs: Any, options: dict[str, Any]) -> Iterator[str]:
-    """Runs generation in a thread of its own and hands over the text as it comes."""
-    from threading import Thread
+class _Abandoned(Exception):
+    """Nobody takes the tokens any more."""
 
-    from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-    class Abandoned(StoppingCriteria):  # type: ignore[misc]
-        """Ends the thread when nobody listens any more."""
+def _tokens(network: Any, arguments: dict[str, Any]) -> Iterator[int]:
+    """The new ids of transformers' ``generate``, which runs in a thread and puts them into a queue."""
+    queue: SimpleQueue[int | BaseException | None] = SimpleQueue()
+    abandoned = False
 
-        now = False
+    class Streamer:
+        prompt = True
 
-        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-            import torch
+        def put(self, value: Any) -> None:
+            if abandoned:
+                raise _Abandoned
+            if not self.prompt:
+                queue.put(int(value[0]))
+            self.prompt = False
 
-            return torch.full((input_ids.shape[0],), self.now, device=input_ids.device)
-
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    abandoned = Abandoned()
-    failure: list[BaseException] = []
+        def end(self) -> None:
+            queue.put(None)
 
     def work() -> None:
         try:
-            network.generate(
-                **inputs,
-                **options,
-                pad_token_id=tokenizer.eos_token_id,
-                streamer=streamer,
-                stopping_criteria=StoppingCriteriaList([abandoned]),
-            )
+            network.generate(**arguments, streamer=Streamer())
+        except _Abandoned:
+            pass
         except BaseException as error:
-            failure.append(error)
-            streamer.end()
+            queue.put(error)
 
     thread = Thread(target=work, daemon=True)
     thread.start()
     try:
-        yield from streamer
+        while (item := queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
     finally:
-        abandoned.now = True
+        abandoned = True
         thread.join()
-    if failure:
-        raise failure[0]

@@ -61,7 +61,10 @@ def _tensorrt(structure: Structure) -> str | None:
 def _llama_cpp(structure: Structure) -> str | None:
     for layer in range(structure.num_layers):
         if not structure.has(layer, Sublayer.MLP):
-            return f"would silently skip the attention of block {layer}, which has no MLP; cut with --portable"
+            return (
+                f"would silently skip the attention of block {layer}, which has no MLP; "
+                "cut with --portable"
+            )
     return _width(structure) or _first_attention(structure)
 
 

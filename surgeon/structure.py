@@ -189,9 +189,7 @@ def _read_blocks(
                 width = ceil256(int(2 * ffn["ffn_mult"] * dims.hidden_size / 3))
             widths.append(width)
         except (KeyError, TypeError, AttributeError) as error:
-            raise SurgeonError(
-                f"{where}: block_configs[{layer}] cannot be read ({error!r})"
-            ) from None
+            raise SurgeonError(f"{where}: block_configs[{layer}] cannot be read ({error!r})") from None
         if odd:
             raise SurgeonError(
                 f"{where}: block_configs[{layer}] has linear replacements or key-value heads of its "

@@ -174,9 +174,7 @@ def prepare(
     return operate(checkpoint, plan, portable, shard_size)
 
 
-def operate(
-    checkpoint: Checkpoint, plan: Plan, portable: bool, max_shard_size: int
-) -> Operation:
+def operate(checkpoint: Checkpoint, plan: Plan, portable: bool, max_shard_size: int) -> Operation:
     """The checked operation of a plan on an open checkpoint; SurgeonError if they do not fit."""
     structure = checkpoint.structure
     if plan.num_layers != structure.num_layers:

@@ -22,13 +22,11 @@ def parse_size(size: int | str) -> int:
 
 def format_size(size: float) -> str:
     """Bytes with three digits: 13500000000 is "13.5 GB"."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if abs(size) < 999.5:
-            break
+    units = ["B", "KB", "MB", "GB", "TB"]
+    while abs(size) >= 999.5 and len(units) > 1:
         size /= 1000
-    else:
-        unit = "TB"
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        units.pop(0)
+    return f"{size:.3g} {units[0]}"
 
 
 def format_count(number: int) -> str:

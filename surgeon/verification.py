@@ -136,7 +136,9 @@ def _compare(result: Checkpoint, new: Tensor, source: Checkpoint, old: Tensor) -
     """What is wrong with a tensor, or None: its leading corner must be ``old``, the rest zero."""
     if new.dtype != old.dtype:
         return f"is {new.dtype}, not the {old.dtype} of"
-    if len(new.shape) != len(old.shape) or any(n < o for n, o in zip(new.shape, old.shape, strict=True)):
+    if len(new.shape) != len(old.shape) or any(
+        n < o for n, o in zip(new.shape, old.shape, strict=True)
+    ):
         return f"has shape {list(new.shape)}, not the {list(old.shape)} of"
     with (
         open(result.source.path(new.file), "rb") as left,
@@ -173,9 +175,7 @@ def _zero(stream: BinaryIO, length: int) -> bool:
     return True
 
 
-def _check_added(
-    result: Checkpoint, added: list[Tensor], plan: Plan, portable: bool
-) -> Iterator[str]:
+def _check_added(result: Checkpoint, added: list[Tensor], plan: Plan, portable: bool) -> Iterator[str]:
     """Tensors without a source may only be the zero MLPs of a portable cut, with norms of ones."""
     family = result.family
     stubs = {number for number, block in enumerate(plan.blocks) if block.mlp is None}

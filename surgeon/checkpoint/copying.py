@@ -54,8 +54,9 @@ class Copier:
             sources: dict[str, int] = {}
             for piece in file.pieces:
                 if isinstance(piece, Copy) and piece.file not in sources:
-                    stream = open(self._locate(piece.file), "rb", buffering=0)
-                    sources[piece.file] = stack.enter_context(stream).fileno()
+                    path = self._locate(piece.file)
+                    stream = stack.enter_context(open(path, "rb", buffering=0))
+                    sources[piece.file] = stream.fileno()
             sharing = self._can_share(file, sources, target.fileno())
             if not sharing:
                 _reserve(target.fileno(), file.size)

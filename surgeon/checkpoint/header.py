@@ -102,9 +102,7 @@ def parse_header(raw: bytes, file_size: int, file: str) -> Header:
         end = tensor.offset + tensor.length
     if end != file_size:
         what = "is it truncated?" if end > file_size else "it has bytes that belong to no tensor"
-        raise SurgeonError(
-            f"{file}: tensors end at byte {end} of a file of {file_size} bytes; {what}"
-        )
+        raise SurgeonError(f"{file}: tensors end at byte {end} of a file of {file_size} bytes; {what}")
     return Header(tuple(tensors), metadata)
 
 

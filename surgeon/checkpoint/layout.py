@@ -146,9 +146,7 @@ def make_layout(
     )
 
 
-def _groups(
-    checkpoint: Checkpoint, plan: Plan, structure: Structure
-) -> Iterator[list[NewTensor]]:
+def _groups(checkpoint: Checkpoint, plan: Plan, structure: Structure) -> Iterator[list[NewTensor]]:
     """Groups of tensors that stay together, in the order of computation."""
     family = checkpoint.family
     layers: defaultdict[tuple[int, Sublayer], dict[str, Tensor]] = defaultdict(dict)
@@ -228,9 +226,7 @@ def _renamed(prefix: str, inner: str, tensor: Tensor, part: Part, width: int) ->
     return NewTensor(prefix + inner, tensor.dtype, tuple(shape), tensor)
 
 
-def _stub(
-    prefix: str, part: Part, block: Block, checkpoint: Checkpoint
-) -> Iterator[list[NewTensor]]:
+def _stub(prefix: str, part: Part, block: Block, checkpoint: Checkpoint) -> Iterator[list[NewTensor]]:
     """A zero MLP for a block without one, in the dtypes of the block's attention."""
     family = checkpoint.family
     twin = f"{family.layers}.{block.attention}."

@@ -56,7 +56,9 @@ class FolderSource:
 
     @cached_property
     def _hub(self) -> tuple[str, str] | None:
-        match = re.search(r"models--([^/]+)/snapshots/([0-9a-f]{40})$", self.folder.absolute().as_posix())
+        match = re.search(
+            r"models--([^/]+)/snapshots/([0-9a-f]{40})$", self.folder.absolute().as_posix()
+        )
         return (match[1].replace("--", "/"), match[2]) if match else None
 
     @property

@@ -19,7 +19,7 @@ def generate(
     ] = 0.0,
     seed: Annotated[int | None, typer.Option(metavar="S", help="Makes sampling repeatable.")] = None,
 ) -> None:
-    """Continue a text with a model, pruned or not, token by token (needs surgeon[torch])."""
+    """Continue a text with a model, pruned or not, token by token (needs torch and transformers)."""
     from surgeon.generation import generate as run
 
     typer.echo(prompt, nl=False)

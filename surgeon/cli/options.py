@@ -7,4 +7,4 @@ import typer
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model's folder, or: sample", show_default=False)
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object instead.")]

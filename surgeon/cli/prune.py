@@ -9,9 +9,7 @@ from surgeon.cli.options import AsJson, Model
 
 def prune(
     model: Model,
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="OUT", help="The folder to write.")
-    ],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="The folder to write.")],
     drop: Annotated[
         Literal["attn", "mlp", "block"],
         typer.Option(help="What to remove of each chosen layer; block means both sublayers."),
@@ -34,13 +32,16 @@ def prune(
     keep_last: Annotated[
         bool,
         typer.Option(
-            "--keep-last", help="Keep the last layer whole: the K layers before it are chosen."
+            "--keep-last",
+            metavar="",
+            help="Keep the last layer whole: the K layers before it are chosen.",
         ),
     ] = False,
     portable: Annotated[
         bool,
         typer.Option(
             "--portable",
+            metavar="",
             help="Add zero MLPs and zero padding where vLLM or llama.cpp would refuse the result.",
         ),
     ] = False,
@@ -48,10 +49,13 @@ def prune(
         str, typer.Option(metavar="SIZE", help="Weights per file at most.")
     ] = "5GB",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT, if surgeon made it.")
+        bool, typer.Option("--overwrite", metavar="", help="Replace OUT, if surgeon made it.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, show the outcome, write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", metavar="", help="Check everything, show the outcome, write nothing."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -101,7 +105,9 @@ def prune(
         typer.echo(f"  {', '.join(report.files)}")
         return
     speed = report.bytes_written / max(report.seconds, 1e-9) / 1e9
-    shared = f" ({format_size(report.shared_bytes)} shared with the source)" if report.shared_bytes else ""
+    shared = (
+        f" ({format_size(report.shared_bytes)} shared with the source)" if report.shared_bytes else ""
+    )
     typer.echo(
         f"Wrote {format_size(report.bytes_written)} to {report.output} in {report.seconds:.2f} s, "
         f"{speed:.2f} GB/s{shared}."

@@ -9,9 +9,7 @@ from surgeon.cli.options import AsJson
 
 def verify(
     output: Annotated[str, typer.Argument(metavar="OUT", help="A pruned folder.")],
-    against: Annotated[
-        str, typer.Option(metavar="MODEL", help="The model that it was cut from.")
-    ],
+    against: Annotated[str, typer.Option(metavar="MODEL", help="The model that it was cut from.")],
     as_json: AsJson = False,
 ) -> None:
     """Prove byte by byte that a pruned folder is its source less what was removed.

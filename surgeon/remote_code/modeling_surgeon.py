@@ -51,6 +51,7 @@ class DeciLMDecoderLayer(GradientCheckpointingLayer):
             self.mlp = DeciLMMLP(config, config.mlp_width(block))
 
     def forward(self, hidden_states, **kwargs):
+        """Adds what each sublayer makes of ``hidden_states`` [batch, length, hidden]."""
         if self.has_attention:
             states = self.input_layernorm(hidden_states)
             hidden_states = hidden_states + self.self_attn(hidden_states=states, **kwargs)[0]
