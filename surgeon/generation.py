@@ -1,14 +1,15 @@
-"""Text from a checkpoint through transformers, as it comes."""
+"""Text from a checkpoint, as it comes: through onnxruntime where it has a graph, else transformers."""
 
 import os
-from collections.abc import Iterator
-from queue import SimpleQueue
-from threading import Thread
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from surgeon.checkpoint.source import open_checkpoint
+from surgeon.checkpoint.source import Source, open_checkpoint, read_json
 from surgeon.detokenize import Detokenizer
 from surgeon.errors import SurgeonError
+
+RUNTIMES = ("auto", "onnxruntime", "transformers")
 
 
 def generate(
@@ -17,86 +18,87 @@ def generate(
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     seed: int | None = None,
+    *,
+    top_p: float = 1.0,
+    runtime: str = "auto",
+    device: str = "auto",
 ) -> Iterator[str]:
     """Yields the continuation of ``prompt`` piece by piece, the prompt itself not included.
 
-    ``temperature`` 0 is greedy. Runs on CUDA in the checkpoint's dtype where there is one, else on
-    the CPU in float32. Raises SurgeonError if torch, transformers or the tokenizer are missing, or
-    the prompt is empty.
+    ``temperature`` 0 is greedy. ``runtime`` auto takes onnxruntime if model.onnx is there, else
+    transformers; ``device`` auto takes CUDA if the runtime has it. Stops at the end-of-text tokens
+    of generation_config.json or config.json. Raises SurgeonError if the runtime or the tokenizer are
+    missing, or the prompt is empty.
     """
-    folder = str(open_checkpoint(model).source.path(""))
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise SurgeonError(
-            f"generate needs {error.name}, which is not installed; run: pip install 'surgeon[torch]'"
-        ) from None
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise SurgeonError(f"{folder}: its tokenizer cannot be loaded ({error})") from None
     if not prompt:
         raise SurgeonError("generate: the prompt is empty; give it some text")
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device)
-    dtype: Any = "auto" if device == "cuda" else torch.float32
-    network = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
-    if seed is not None:
-        torch.manual_seed(seed)
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
-    if temperature > 0:
-        options["temperature"] = temperature
-    text = Detokenizer(
-        lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
-        inputs["input_ids"][0].tolist(),
-    )
-    for token in _tokens(network, {**inputs, **options, "pad_token_id": tokenizer.eos_token_id}):
+    source = open_checkpoint(model).source
+    if runtime == "auto":
+        runtime = "onnxruntime" if "model.onnx" in source.files() else "transformers"
+    if runtime == "onnxruntime":
+        from surgeon.runtime.decoding import generate_ids
+        from surgeon.runtime.sampler import Sampling
+        from surgeon.runtime.session import load
+
+        sampling = Sampling(temperature, top_p, seed)
+        loaded = load(model, device)
+        encode, decode = load_tokenizer(source)
+        ids = encode(prompt)
+        stop = stop_tokens(source)
+        steps = generate_ids(loaded, [ids], max_new_tokens, sampling, stop)
+        tokens: Iterator[int] = (step[0] for step in steps if step[0] is not None)
+    elif runtime == "transformers":
+        from surgeon.runtime.with_transformers import load_model, tokens_of
+
+        network, tokenizer = load_model(str(source.path("")), device)
+        ids = [int(token) for token in tokenizer(prompt)["input_ids"]]
+
+        def decode(ids: Sequence[int]) -> str:
+            return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+        tokens = tokens_of(network, tokenizer, ids, max_new_tokens, temperature, top_p, seed)
+    else:
+        raise SurgeonError(f"--runtime {runtime!r} is not known; use {', '.join(RUNTIMES)}")
+    text = Detokenizer(decode, ids)
+    for token in tokens:
         if piece := text.push(token):
             yield piece
     if piece := text.end():
         yield piece
 
 
-class _Abandoned(Exception):
-    """Nobody takes the tokens any more."""
+def stop_tokens(source: Source) -> list[int]:
+    """The ids that end a text, from generation_config.json or else config.json."""
+    for name in ("generation_config.json", "config.json"):
+        if name in source.files():
+            value = read_json(source, name).get("eos_token_id")
+            if value is not None:
+                return value if isinstance(value, list) else [value]
+    return []
 
 
-def _tokens(network: Any, arguments: dict[str, Any]) -> Iterator[int]:
-    """The new ids of transformers' ``generate``, which runs in a thread and puts them into a queue."""
-    queue: SimpleQueue[int | BaseException | None] = SimpleQueue()
-    abandoned = False
+def load_tokenizer(
+    source: Source,
+) -> tuple[Callable[[str], list[int]], Callable[[Sequence[int]], str]]:
+    """Text to ids with the special tokens of a prompt, and ids to text without any.
 
-    class Streamer:
-        prompt = True
-
-        def put(self, value: Any) -> None:
-            if abandoned:
-                raise _Abandoned
-            if not self.prompt:
-                queue.put(int(value[0]))
-            self.prompt = False
-
-        def end(self) -> None:
-            queue.put(None)
-
-    def work() -> None:
+    tokenizer.json is enough; a folder that has only other tokenizer files needs transformers.
+    """
+    path = Path(source.path("tokenizer.json"))
+    if path.is_file():
         try:
-            network.generate(**arguments, streamer=Streamer())
-        except _Abandoned:
-            pass
-        except BaseException as error:
-            queue.put(error)
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise SurgeonError(
+                "generate needs tokenizers, which is not installed; run: "
+                "pip install 'surgeon[onnxruntime]'"
+            ) from None
+        fast: Any = Tokenizer.from_file(str(path))
+        return lambda text: fast.encode(text).ids, lambda ids: str(fast.decode(list(ids)))
+    from surgeon.runtime.with_transformers import load_tokenizer as load_slow
 
-    thread = Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while (item := queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        abandoned = True
-        thread.join()
+    slow = load_slow(str(source.path("")))
+    return (
+        lambda text: [int(token) for token in slow(text)["input_ids"]],
+        lambda ids: str(slow.decode(ids, skip_special_tokens=True)),
+    )

@@ -16,6 +16,7 @@ from surgeon.checkpoint.source import Checkpoint, Source, open_checkpoint
 from surgeon.checkpoint.writer import SURGERY, check_output, write
 from surgeon.config import pruned_config
 from surgeon.errors import SurgeonError
+from surgeon.jsonfile import encode_json
 from surgeon.plan import Plan
 from surgeon.runtimes import Runtime, runtimes
 from surgeon.structure import Structure
@@ -32,6 +33,7 @@ COMPANIONS = (
     "*.tiktoken",
     "tekken.json",
     "chat_template*",
+    "additional_chat_templates/*",
     "LICEN[CS]E*",
     "NOTICE*",
     "USE_POLICY*",
@@ -220,11 +222,6 @@ def remote_code(structure: Structure) -> dict[str, bytes]:
         return {}
     room = files("surgeon") / "remote_code"
     return {name: (room / name).read_bytes() for name in REMOTE_CODE}
-
-
-def encode_json(data: dict[str, Any]) -> bytes:
-    """JSON as transformers writes its files."""
-    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _extras(operation: Operation) -> dict[str, bytes | str]:

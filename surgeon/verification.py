@@ -15,8 +15,9 @@ from surgeon.checkpoint.tensors import locate
 from surgeon.checkpoint.writer import SURGERY
 from surgeon.config import pruned_config
 from surgeon.errors import SurgeonError
+from surgeon.jsonfile import encode_json
 from surgeon.plan import Plan, Sublayer
-from surgeon.surgery import companions, encode_json, remote_code
+from surgeon.surgery import companions, remote_code
 
 _CHUNK = 4 << 20
 

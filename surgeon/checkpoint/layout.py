@@ -5,7 +5,6 @@ model takes milliseconds. The order of tensors is that of computation, with matr
 same input (q, k, v; gate, up) side by side and never in two shards.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from surgeon.checkpoint.source import INDEX, SINGLE, Checkpoint
 from surgeon.checkpoint.tensors import locate
 from surgeon.errors import SurgeonError
 from surgeon.families import Part
+from surgeon.jsonfile import encode_json
 from surgeon.plan import Block, Plan, Sublayer
 from surgeon.structure import STUB_WIDTH, Structure
 
@@ -111,7 +111,7 @@ class Layout:
             },
             "weight_map": {t.name: file.name for file in self.files for t in file.tensors},
         }
-        return (json.dumps(data, indent=2) + "\n").encode()
+        return encode_json(data)
 
     def extras(self) -> Iterator[tuple[str, bytes]]:
         """Small files that go with the weights."""

@@ -25,10 +25,12 @@ SAMPLE = "sample"
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+TEMPLATES = "additional_chat_templates"
+"""The one folder that transformers puts files of a model into."""
 
 
 class Source(Protocol):
-    """Files of a checkpoint; names are relative to it and have no folders above them."""
+    """Files of a checkpoint by name; of folders, only that of chat templates counts."""
 
     @property
     def name(self) -> str:
@@ -73,8 +75,11 @@ class FolderSource:
 
     def files(self) -> dict[str, int]:
         try:
-            with os.scandir(self.folder) as entries:
-                return {e.name: e.stat().st_size for e in entries if e.is_file()}
+            found = {e.name: e.stat().st_size for e in os.scandir(self.folder) if e.is_file()}
+            if (templates := self.folder / TEMPLATES).is_dir():
+                for entry in os.scandir(templates):
+                    found[f"{TEMPLATES}/{entry.name}"] = entry.stat().st_size
+            return found
         except OSError as error:
             raise SurgeonError(f"{self.folder}: cannot be read ({error.strerror})") from None
 

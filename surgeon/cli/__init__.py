@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from surgeon.cli import generate, inspect, prune, verify
+from surgeon.cli import export, generate, inspect, prune, verify
 from surgeon.errors import SurgeonError
 from surgeon.version import __version__
 
@@ -21,6 +21,7 @@ app.command("prune")(prune.prune)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("generate")(generate.generate)
+app.add_typer(export.export, name="export")
 
 
 def _version(show: bool) -> None:

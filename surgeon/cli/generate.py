@@ -1,6 +1,6 @@
 """surgeon generate"""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,12 +17,33 @@ def generate(
         float,
         typer.Option(metavar="T", min=0.0, help="0 always takes the likeliest token; 1 samples."),
     ] = 0.0,
+    top_p: Annotated[
+        float,
+        typer.Option(metavar="P", help="Sample from the likeliest tokens that have probability P."),
+    ] = 1.0,
+    runtime: Annotated[
+        Literal["auto", "onnxruntime", "transformers"],
+        typer.Option(help="What runs the model; auto: onnxruntime if model.onnx is there."),
+    ] = "auto",
+    device: Annotated[
+        Literal["auto", "cuda", "cpu"], typer.Option(help="Where it runs; auto: CUDA if there is one.")
+    ] = "auto",
     seed: Annotated[int | None, typer.Option(metavar="S", help="Makes sampling repeatable.")] = None,
 ) -> None:
-    """Continue a text with a model, pruned or not, token by token (needs torch and transformers)."""
+    """Continue a text with a model, pruned or not, token by token (onnxruntime or transformers)."""
     from surgeon.generation import generate as run
 
+    pieces = run(
+        model,
+        prompt,
+        max_new_tokens,
+        temperature,
+        seed,
+        top_p=top_p,
+        runtime=runtime,
+        device=device,
+    )
     typer.echo(prompt, nl=False)
-    for text in run(model, prompt, max_new_tokens, temperature, seed):
+    for text in pieces:
         typer.echo(text, nl=False)
     typer.echo()

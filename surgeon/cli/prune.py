@@ -1,5 +1,6 @@
 """surgeon prune"""
 
+import shlex
 from typing import Annotated, Literal
 
 import typer
@@ -112,4 +113,4 @@ def prune(
         f"Wrote {format_size(report.bytes_written)} to {report.output} in {report.seconds:.2f} s, "
         f"{speed:.2f} GB/s{shared}."
     )
-    typer.echo(f'Next: surgeon generate {report.output} "Once upon a time"')
+    typer.echo(f'Next: surgeon generate {shlex.quote(report.output)} "Once upon a time"')

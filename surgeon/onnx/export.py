@@ -1,0 +1,188 @@
+"""The operation: ``surgeon.export_onnx`` and ``surgeon export onnx``.
+
+model.onnx is written beside the weights, since it points into them.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from surgeon.accounting import costs
+from surgeon.checkpoint.source import Checkpoint, FolderSource, open_checkpoint, read_json
+from surgeon.errors import SurgeonError
+from surgeon.jsonfile import encode_json
+from surgeon.onnx.genai import GENAI, genai_config
+from surgeon.onnx.graph import build, check_supported
+from surgeon.onnx.rope import read_rope
+from surgeon.onnx.weights import DATA, ELEMENTS, Store
+from surgeon.units import format_size
+
+GRAPH = "model.onnx"
+
+DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+"""The words of the command line, as safetensors dtypes."""
+
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written. ``seconds`` is all of it; sizes are bytes.
+
+    ``data_bytes`` is the size of model.onnx.data, 0 when every weight is read from the checkpoint;
+    ``why`` says why this dtype.
+    """
+
+    model: str
+    graph: str
+    dtype: str
+    why: str
+    int4: bool
+    graph_bytes: int
+    data_bytes: int
+    kv_bytes_per_token: int
+    kv_caches: int
+    layers: int
+    context_length: int
+    seconds: float
+
+
+def export_onnx(
+    model: str | os.PathLike[str],
+    dtype: str = "auto",
+    *,
+    int4: bool = False,
+    last_logits_only: bool = False,
+    output: str | os.PathLike[str] | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> ExportReport:
+    """Writes model.onnx and genai_config.json into the folder of ``model``.
+
+    With the checkpoint's own dtype no weight is copied. Another dtype, or ``int4`` (matrices of 4
+    bits, the head of 8), writes model.onnx.data too. ``output`` names another folder, whose weights
+    then are links to the checkpoint's; it is the only way for the bundled sample.
+
+    Raises SurgeonError for what the graph cannot express, and if onnx is not installed.
+    """
+    start = time.perf_counter()
+    checkpoint = open_checkpoint(model)
+    where = str(checkpoint.source.path("config.json"))
+    check_supported(checkpoint, where)
+    chosen, why = choose_dtype(checkpoint, dtype)
+    rope = read_rope(checkpoint.config, checkpoint.structure.dims.head_dim, where)
+    store = Store(checkpoint, chosen, 4 if int4 else None)
+    folder = _folder(checkpoint, output)
+    try:
+        graph = build(checkpoint, store, rope, last_logits_only)
+    except ImportError as error:
+        raise SurgeonError(
+            f"export onnx needs {error.name}, which is not installed; run: "
+            "pip install 'surgeon[onnxruntime]'"
+        ) from None
+    metadata = {
+        "surgeon.fingerprint": checkpoint.fingerprint,
+        "surgeon.samples": sample_digest(checkpoint),
+        "surgeon.data_bytes": str(store.size),
+        "surgeon.context_length": str(rope.length),
+    }
+    text = graph.model("llama", metadata).SerializeToString()
+    generation = {}
+    if "generation_config.json" in checkpoint.source.files():
+        generation = read_json(checkpoint.source, "generation_config.json")
+    genai = genai_config(checkpoint, generation, GRAPH, rope.length, chosen != "F32")
+    _write(folder, store, {GRAPH: text, GENAI: encode_json(genai)}, advance)
+    kv = costs(checkpoint.structure, checkpoint.tensors.values(), 0).kv_bytes_per_token
+    return ExportReport(
+        model=checkpoint.source.name,
+        graph=str(folder / GRAPH),
+        dtype=next(word for word, name in DTYPES.items() if name == chosen),
+        why=why,
+        int4=int4,
+        graph_bytes=len(text),
+        data_bytes=store.size,
+        kv_bytes_per_token=kv,
+        kv_caches=checkpoint.structure.num_attentions,
+        layers=checkpoint.structure.num_layers,
+        context_length=rope.length,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def choose_dtype(checkpoint: Checkpoint, dtype: str) -> tuple[str, str]:
+    """The dtype that a graph computes in, and why.
+
+    onnxruntime's attention wants 16 bits on CUDA and float32 on a CPU.
+    """
+    if dtype in DTYPES:
+        return DTYPES[dtype], "as asked"
+    if dtype != "auto":
+        raise SurgeonError(f"--dtype {dtype!r} is not known; use auto, {', '.join(DTYPES)}")
+    own = checkpoint.tensors[f"{checkpoint.family.embedding}.weight"].dtype
+    try:
+        import onnxruntime
+
+        providers = onnxruntime.get_available_providers()
+    except ImportError:
+        providers = []
+    if providers and "CUDAExecutionProvider" not in providers:
+        return "F32", "this onnxruntime has no CUDA provider, and on a CPU attention is float32"
+    if own == "F32":
+        return "F16", "the checkpoint is float32, and attention on CUDA is of 16 bits"
+    if own not in ELEMENTS:
+        return "BF16", f"the checkpoint's {own} is not a dtype of graphs"
+    return own, "the checkpoint's own, so that no weight is copied"
+
+
+def sample_digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 over 64 pages spread over each weight file: tells other weights of the same shapes."""
+    digest = hashlib.sha256()
+    for file, size in checkpoint.shards.items():
+        digest.update(f"{file}\0{size}\0".encode())
+        for number in range(_SAMPLES):
+            offset = (size - 1) * number // _SAMPLES
+            digest.update(checkpoint.source.read(file, offset, _SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _folder(checkpoint: Checkpoint, output: str | os.PathLike[str] | None) -> Path:
+    source = checkpoint.source
+    if output is None:
+        if source.name == "sample":
+            raise SurgeonError("sample: lies inside the package; export it with -o FOLDER")
+        return source.path("")
+    folder = Path(output).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise SurgeonError(f"{folder}: is not a folder; choose another -o")
+    if not isinstance(source, FolderSource):
+        raise SurgeonError(f"{folder}: -o works for local folders only")
+    for name in source.files():
+        target = folder / name
+        if not (target.is_symlink() or target.exists()):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source.path(name).resolve())
+    return folder
+
+
+def _write(folder: Path, store: Store, files: dict[str, bytes], advance: Callable[[int], None]) -> None:
+    """Each file appears under its name when it is complete; the graph last, after what it needs."""
+    try:
+        if store.size > (free := shutil.disk_usage(folder).free):
+            raise SurgeonError(
+                f"{folder}: {format_size(store.size)} are needed, but only {format_size(free)} are free"
+            )
+        with tempfile.TemporaryDirectory(prefix=".surgeon-", dir=folder) as staging:
+            if store.size:
+                store.write(Path(staging) / DATA, advance)
+                os.replace(Path(staging) / DATA, folder / DATA)
+            for name, content in sorted(files.items()):
+                (Path(staging) / name).write_bytes(content)
+                os.replace(Path(staging) / name, folder / name)
+            if not store.size:
+                (folder / DATA).unlink(missing_ok=True)
+    except OSError as error:
+        raise SurgeonError(f"{error.filename or folder}: {error.strerror or error}") from None

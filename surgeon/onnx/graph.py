@@ -1,0 +1,225 @@
+"""The graph of a Llama, pruned or not: sublayers on a residual stream, in onnxruntime's operators.
+
+A removed sublayer leaves nothing behind, not even an addition: the residual is added inside of the
+next norm. KV caches are numbered over the attentions that are there, without holes.
+"""
+
+from collections.abc import Sequence
+
+from surgeon.checkpoint.header import Tensor
+from surgeon.checkpoint.source import Checkpoint
+from surgeon.errors import SurgeonError
+from surgeon.onnx.ops import MICROSOFT, Graph
+from surgeon.onnx.rope import Rope, tables
+from surgeon.onnx.weights import Store, encode
+from surgeon.plan import Sublayer
+
+KEY = "past_key_values.{}.key"
+VALUE = "past_key_values.{}.value"
+PRESENT_KEY = "present.{}.key"
+PRESENT_VALUE = "present.{}.value"
+
+
+def check_supported(checkpoint: Checkpoint, where: str) -> None:
+    """Refuses what the graph cannot express, by name."""
+    structure, config = checkpoint.structure, checkpoint.config
+    if structure.quantized:
+        raise SurgeonError(
+            f"{where}: quantized weights cannot be exported; export the 16-bit checkpoint with --int4"
+        )
+    act = config.get("hidden_act", "silu")
+    if act not in ("silu", "swish"):
+        raise SurgeonError(f"{where}: hidden_act {act!r} is not known; only silu is")
+    if structure.dims.head_dim % 8:
+        raise SurgeonError(
+            f"{where}: head_dim {structure.dims.head_dim} is not a multiple of 8, as onnxruntime's "
+            "attention needs"
+        )
+
+
+def build(checkpoint: Checkpoint, store: Store, rope: Rope, last_logits_only: bool) -> Graph:
+    """The graph of ``checkpoint`` over the weights of ``store``.
+
+    Inputs: input_ids and attention_mask (int64 [batch, length] and [batch, total]; ones mark real
+    tokens, padding on the right) and past keys and values [batch, kv_heads, past, head_dim].
+    Outputs: logits [batch, length, vocabulary], of one position with ``last_logits_only``: each
+    row's last real one; and present keys and values.
+    """
+    return _Llama(checkpoint, store, rope).build(last_logits_only)
+
+
+class _Llama:
+    def __init__(self, checkpoint: Checkpoint, store: Store, rope: Rope) -> None:
+        self.graph = Graph()
+        self.structure = checkpoint.structure
+        self.family = checkpoint.family
+        self.tensors = checkpoint.tensors
+        self.store = store
+        self.epsilon = float(checkpoint.config.get("rms_norm_eps", 1e-6))
+        self.rope = rope
+        self.stream = ""  # the residual stream, up to the addition that is still to come
+        self.pending = ""  # what has to be added to it
+        self.caches = 0
+
+    def build(self, last_logits_only: bool) -> Graph:
+        from onnx import TensorProto
+
+        graph, family = self.graph, self.family
+        ids = graph.input("input_ids", TensorProto.INT64, ["batch", "length"])
+        mask = graph.input("attention_mask", TensorProto.INT64, ["batch", "total"])
+        positions = 1 if last_logits_only else "length"
+        shape = ["batch", positions, self.structure.dims.vocab_size]
+        graph.output("logits", self.store.element, shape)
+        table = self.store.vector(graph, "embed", [self.tensors[f"{family.embedding}.weight"]])
+        lengths = self._lengths(mask) if self.structure.num_attentions or last_logits_only else ""
+        if self.structure.num_attentions:
+            self._tables()
+        self.stream = graph.node("Gather", [table, ids], "embedded")
+        for layer in range(self.structure.num_layers):
+            if self.structure.has(layer, Sublayer.ATTENTION):
+                self.pending = self._attention(layer)
+            if self.structure.has(layer, Sublayer.MLP):
+                self.pending = self._mlp(layer)
+        states = self._norm("final_norm", f"{family.norm}.weight", last=True)
+        if last_logits_only:
+            states = self._last(states, ids, lengths)
+        self._head(states)
+        return graph
+
+    def _lengths(self, mask: str) -> str:
+        """seqlens_k, last index of each row; total_sequence_length, the width of the mask."""
+        import numpy as np
+
+        graph = self.graph
+        one = graph.constant("one", np.array([1], np.int64))
+        scalar = graph.constant("scalar_one", np.array(1, np.int64))
+        counts = graph.node("ReduceSum", [mask, one], "real_tokens", keepdims=0)
+        last = graph.node("Sub", [counts, scalar], "last_index")
+        graph.node("Cast", [last], "seqlens_k", to=6)
+        shape = graph.node("Shape", [mask], "mask_shape")
+        total = graph.node("Gather", [shape, scalar], "total_length")
+        graph.node("Cast", [total], "total_sequence_length", to=6)
+        return last
+
+    def _tables(self) -> None:
+        for name, table in zip(("cos_cache", "sin_cache"), tables(self.rope), strict=True):
+            raw = encode(table, self.store.dtype)
+            self.graph.raw(name, self.store.element, table.shape, raw)
+
+    def _norm(self, name: str, weight: str, last: bool = False) -> str:
+        """RMSNorm of the stream, with the addition that is still to come done on the way."""
+        graph = self.graph
+        scale = self.store.vector(graph, f"{name}.weight", [self.tensors[weight]])
+        if not self.pending:
+            return graph.node(
+                "SimplifiedLayerNormalization",
+                [self.stream, scale],
+                name,
+                axis=-1,
+                epsilon=self.epsilon,
+                stash_type=1,
+            )
+        added = f"{name}.stream"
+        outputs = [name] if last else [name, "", "", added]
+        graph.node(
+            "SkipSimplifiedLayerNormalization",
+            [self.pending, self.stream, scale],
+            outputs,
+            MICROSOFT,
+            epsilon=self.epsilon,
+        )
+        self.stream, self.pending = added, ""
+        return name
+
+    def _linear(self, x: str, name: str, modules: Sequence[str], bias: bool) -> str:
+        weights = [self.tensors[f"{module}.weight"] for module in modules]
+        out = self.store.linear(self.graph, x, name, weights)
+        if not bias:
+            return out
+        biases = [self.tensors[f"{module}.bias"] for module in modules]
+        vector = self.store.vector(self.graph, f"{name}.bias", biases)
+        return self.graph.node("Add", [out, vector], f"{name}.biased")
+
+    def _together(self, modules: Sequence[str], bias: bool) -> bool:
+        kinds = ("weight", "bias") if bias else ("weight",)
+        groups = [[self.tensors[f"{module}.{kind}"] for module in modules] for kind in kinds]
+        return all(self.store.fusable(group) for group in groups)
+
+    def _attention(self, layer: int) -> str:
+        structure, graph, part = self.structure, self.graph, self.family.attention
+        dims, number = structure.dims, self.caches
+        self.caches += 1
+        prefix = f"{self.family.layers}.{layer}"
+        bias = Sublayer.ATTENTION in structure.biases
+        x = self._norm(f"l{layer}.attn_norm", f"{prefix}.{part.norm}.weight")
+        q, k, v = (f"{prefix}.{part.module}.{name}" for name in part.groups[0])
+        if self._together([q, k, v], bias):
+            inputs = [self._linear(x, f"l{layer}.qkv", [q, k, v], bias), "", ""]
+        else:
+            inputs = [
+                self._linear(x, f"l{layer}.{name}", [module], bias)
+                for name, module in (("q", q), ("k", k), ("v", v))
+            ]
+        past = [key.format(number) for key in (KEY, VALUE)]
+        present = [key.format(number) for key in (PRESENT_KEY, PRESENT_VALUE)]
+        shape: list[int | str] = ["batch", dims.num_key_value_heads, "past", dims.head_dim]
+        for old, new in zip(past, present, strict=True):
+            graph.input(old, self.store.element, shape)
+            graph.output(new, self.store.element, [*shape[:2], "total", dims.head_dim])
+        mixed = graph.node(
+            "GroupQueryAttention",
+            [*inputs, *past, "seqlens_k", "total_sequence_length", "cos_cache", "sin_cache"],
+            [f"l{layer}.attn", *present],
+            MICROSOFT,
+            num_heads=dims.num_attention_heads,
+            kv_num_heads=dims.num_key_value_heads,
+            do_rotary=1,
+            rotary_interleaved=0,
+            scale=dims.head_dim**-0.5,
+        )
+        return self._linear(mixed, f"l{layer}.o", [f"{prefix}.{part.module}.o_proj"], bias)
+
+    def _mlp(self, layer: int) -> str:
+        graph, part = self.graph, self.family.mlp
+        prefix = f"{self.family.layers}.{layer}"
+        bias = Sublayer.MLP in self.structure.biases
+        x = self._norm(f"l{layer}.mlp_norm", f"{prefix}.{part.norm}.weight")
+        gate, up = (f"{prefix}.{part.module}.{name}" for name in part.groups[0])
+        if self._together([gate, up], bias):
+            both = self._linear(x, f"l{layer}.gate_up", [gate, up], bias)
+            halves = [f"l{layer}.gate", f"l{layer}.up"]
+            graph.node("Split", [both], halves, axis=-1, num_outputs=2)
+        else:
+            halves = [
+                self._linear(x, f"l{layer}.{name}", [module], bias)
+                for name, module in (("gate", gate), ("up", up))
+            ]
+        # QuickGelu is x * sigmoid(alpha * x): SiLU for alpha 1
+        active = graph.node("QuickGelu", halves[:1], f"l{layer}.silu", MICROSOFT, alpha=1.0)
+        inner = graph.node("Mul", [active, halves[1]], f"l{layer}.inner")
+        return self._linear(inner, f"l{layer}.down", [f"{prefix}.{part.module}.down_proj"], bias)
+
+    def _last(self, states: str, ids: str, last_index: str) -> str:
+        """States [batch, 1, hidden] of each row's last real token.
+
+        That is the last index of a prompt and 0 of a single token, so the smaller of the two.
+        """
+        import numpy as np
+
+        graph = self.graph
+        shape = graph.node("Shape", [ids], "ids_shape")
+        length = graph.node("Gather", [shape, "scalar_one"], "ids_length")
+        most = graph.node("Sub", [length, "scalar_one"], "ids_last")
+        index = graph.node("Min", [last_index, most], "row_last")
+        axes = graph.constant("row_axes", np.array([1, 2], np.int64))
+        index = graph.node("Unsqueeze", [index, axes], "row_index")
+        return graph.node("GatherND", [states, index], "last_states", batch_dims=1)
+
+    def _head(self, states: str) -> str:
+        family, store = self.family, self.store
+        name = f"{family.head}.weight"
+        tied = self.structure.tied or name not in self.tensors
+        matrix: Tensor = self.tensors[f"{family.embedding}.weight" if tied else name]
+        if tied and store.bits is None:
+            return self.graph.node("FusedMatMul", [states, "embed"], "logits", MICROSOFT, transB=1)
+        return store.linear(self.graph, states, "logits", [matrix], head=True)

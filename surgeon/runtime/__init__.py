@@ -1,0 +1,1 @@
+"""Runs an exported graph in onnxruntime: session, caches, choice of tokens, generation."""

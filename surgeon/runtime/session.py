@@ -1,0 +1,125 @@
+"""An onnxruntime session over an exported folder, if graph and weights belong together."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from surgeon.checkpoint.source import Checkpoint, open_checkpoint
+from surgeon.errors import SurgeonError
+from surgeon.onnx.export import GRAPH, sample_digest
+from surgeon.onnx.weights import DATA
+
+DEVICES = ("auto", "cuda", "cpu")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A session and what there is to know about its graph.
+
+    ``element`` is the onnx type of logits and caches, ``context_length`` the positions of its rope
+    tables, ``cuda_graph`` whether decoding may be captured.
+    """
+
+    session: Any
+    checkpoint: Checkpoint
+    device: str
+    element: int
+    context_length: int
+    last_logits_only: bool
+    cuda_graph: bool
+
+    @cached_property
+    def caches(self) -> tuple[tuple[str, str], ...]:
+        """Names of past inputs and of the present outputs that take their place."""
+        return tuple(
+            (i.name, i.name.replace("past_key_values", "present"))
+            for i in self.session.get_inputs()
+            if i.name.startswith("past_key_values")
+        )
+
+
+def load(
+    model: str | os.PathLike[str], device: str = "auto", cuda_graph: bool = False, threads: int = 0
+) -> Loaded:
+    """Opens the graph beside the weights of ``model``.
+
+    ``device`` auto takes CUDA where onnxruntime has it and the graph is of 16 bits. Raises
+    SurgeonError when there is no graph, when it was made for other weights, or when the device
+    cannot run it.
+    """
+    try:
+        import onnx
+        import onnxruntime as ort
+    except ImportError as error:
+        raise SurgeonError(
+            f"onnxruntime needs {error.name}, which is not installed; run: "
+            "pip install 'surgeon[onnxruntime]' (or 'surgeon[gpu]')"
+        ) from None
+    checkpoint = open_checkpoint(model)
+    path = checkpoint.source.path(GRAPH)
+    if not path.is_file():
+        raise SurgeonError(f"{path}: not found; run: surgeon export onnx {model}")
+    graph = onnx.load(str(path), load_external_data=False)
+    metadata = {entry.key: entry.value for entry in graph.metadata_props}
+    _check_belongs(checkpoint, metadata, path)
+    logits = graph.graph.output[0].type.tensor_type
+    element = logits.elem_type
+    chosen = _device(device, element, ort.get_available_providers())
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    provider: Any = "CPUExecutionProvider"
+    if chosen == "cuda":
+        flags = {"enable_cuda_graph": "1" if cuda_graph else "0", "use_tf32": "0"}
+        provider = ("CUDAExecutionProvider", flags)
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # onnxruntime's own exceptions share no base class
+        raise SurgeonError(f"{path}: onnxruntime cannot load it ({error})") from None
+    if chosen == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise SurgeonError("onnxruntime found no usable CUDA device; use --device cpu")
+    return Loaded(
+        session=session,
+        checkpoint=checkpoint,
+        device=chosen,
+        element=element,
+        context_length=int(metadata["surgeon.context_length"]),
+        last_logits_only=logits.shape.dim[1].dim_value == 1,
+        cuda_graph=cuda_graph and chosen == "cuda",
+    )
+
+
+def _check_belongs(checkpoint: Checkpoint, metadata: dict[str, str], path: Path) -> None:
+    """Byte ranges of other files would be read as weights without a word, so this comes first."""
+    again = f"run: surgeon export onnx {checkpoint.source.path('')}"
+    if "surgeon.fingerprint" not in metadata:
+        raise SurgeonError(f"{path}: surgeon did not make this graph; {again}")
+    if metadata["surgeon.fingerprint"] != checkpoint.fingerprint:
+        raise SurgeonError(f"{path}: was made for other weight files than those beside it; {again}")
+    if metadata["surgeon.samples"] != sample_digest(checkpoint):
+        raise SurgeonError(f"{path}: the weights beside it were replaced since it was made; {again}")
+    expected = int(metadata["surgeon.data_bytes"])
+    found = checkpoint.source.files().get(DATA, 0)
+    if expected and found != expected:
+        raise SurgeonError(
+            f"{checkpoint.source.path(DATA)}: has {found} bytes, the graph needs {expected}; {again}"
+        )
+
+
+def _device(device: str, element: int, providers: list[str]) -> str:
+    if device not in DEVICES:
+        raise SurgeonError(f"--device {device!r} is not known; use {', '.join(DEVICES)}")
+    half = element != 1
+    has_cuda = "CUDAExecutionProvider" in providers
+    if device == "cuda" and not has_cuda:
+        raise SurgeonError(
+            "--device cuda: this onnxruntime has no CUDA provider; run: pip install 'surgeon[gpu]'"
+        )
+    if device == "cuda" and not half:
+        raise SurgeonError("--device cuda: the graph is float32; export it with --dtype fp16 or bf16")
+    chosen = "cuda" if device == "cuda" or (device == "auto" and half and has_cuda) else "cpu"
+    if chosen == "cpu" and half:
+        raise SurgeonError("the graph is of 16 bits, for CUDA; export it with --dtype fp32 for the CPU")
+    return chosen
