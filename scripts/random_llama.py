@@ -62,7 +62,7 @@ def make(shape: str, folder: Path, dtype: str = "F16") -> int:
         ("model.embed_tokens.weight", (dims["vocab_size"], hidden))
     ]
     for layer in range(dims["num_hidden_layers"]):
-        for name, size in (
+        parts: tuple[tuple[str, tuple[int, ...]], ...] = (
             ("input_layernorm", (hidden,)),
             ("self_attn.q_proj", (hidden, hidden)),
             ("self_attn.k_proj", (kv, hidden)),
@@ -72,8 +72,8 @@ def make(shape: str, folder: Path, dtype: str = "F16") -> int:
             ("mlp.gate_proj", (width, hidden)),
             ("mlp.up_proj", (width, hidden)),
             ("mlp.down_proj", (hidden, width)),
-        ):
-            names.append((f"model.layers.{layer}.{name}.weight", size))
+        )
+        names += [(f"model.layers.{layer}.{name}.weight", size) for name, size in parts]
     names += [("model.norm.weight", (hidden,)), ("lm_head.weight", (dims["vocab_size"], hidden))]
     kind = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}[dtype]
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -8,7 +8,7 @@ All You Need But You Don't Need All Of It", arXiv 2407.15516.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
 from typing import Any, Self
 
@@ -242,7 +242,7 @@ def parse_fraction(text: str | float) -> Decimal:
     raw = str(text).strip()
     try:
         value = Decimal(raw[:-1]) / 100 if raw.endswith("%") else Decimal(raw)
-    except InvalidOperation:
+    except ArithmeticError:
         value = Decimal("NaN")
     if not (value.is_finite() and 0 < value <= 1):
         raise SurgeonError(f"plan: --fraction {raw} is not a share of the layers; write 33% or 0.33")

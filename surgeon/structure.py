@@ -7,6 +7,9 @@ from surgeon.errors import SurgeonError
 from surgeon.families import NAS_MODEL_TYPE, Family
 from surgeon.plan import Plan, Site, Sublayer
 
+MOST_LAYERS = 9999
+"""No model comes near it; more would only be a way to fill the memory."""
+
 STUB_WIDTH = 256
 """The width of the zero MLP that a portable cut gives to a block without one."""
 
@@ -135,6 +138,8 @@ def read_structure(config: dict[str, Any], family: Family, where: str) -> Struct
             f"{dims.num_key_value_heads}"
         )
     layers = size("num_hidden_layers")
+    if layers > MOST_LAYERS:
+        raise SurgeonError(f"{where}: num_hidden_layers is {layers}; at most {MOST_LAYERS} make sense")
     absent: frozenset[Site] = frozenset()
     widths = (dims.intermediate_size,) * layers
     if config.get("model_type") == NAS_MODEL_TYPE:
@@ -188,7 +193,7 @@ def _read_blocks(
             elif ffn["ffn_mult"] != own:
                 width = ceil256(int(2 * ffn["ffn_mult"] * dims.hidden_size / 3))
             widths.append(width)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise SurgeonError(f"{where}: block_configs[{layer}] cannot be read ({error!r})") from None
         if odd:
             raise SurgeonError(

@@ -1,18 +1,16 @@
 """The operation: open, plan, lay out, check, write. ``surgeon.prune`` and ``surgeon prune``."""
 
 import fnmatch
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from surgeon.accounting import Costs, costs
 from surgeon.card import model_card
 from surgeon.checkpoint.layout import Layout, make_layout
-from surgeon.checkpoint.source import Checkpoint, Source, open_checkpoint
+from surgeon.checkpoint.source import Checkpoint, Source, expand, open_checkpoint, read_json
 from surgeon.checkpoint.writer import SURGERY, check_output, write
 from surgeon.config import pruned_config
 from surgeon.errors import SurgeonError
@@ -119,7 +117,7 @@ def prune(
         portable=portable,
         max_shard_size=max_shard_size,
     )
-    target = Path(output).expanduser()
+    target = expand(output)
     check_output(target, operation.checkpoint, overwrite)
     extras = _extras(operation)
     announce(operation)
@@ -267,5 +265,5 @@ def _record(operation: Operation) -> dict[str, Any]:
         "max_shard_size": operation.max_shard_size,
     }
     if SURGERY in checkpoint.source.files():
-        record["source"]["surgery"] = json.loads(checkpoint.source.read(SURGERY))
+        record["source"]["surgery"] = read_json(checkpoint.source, SURGERY)
     return record

@@ -1,6 +1,7 @@
 """Sizes as people write them: decimal units, as on the Hub."""
 
 import re
+from decimal import Decimal
 
 from surgeon.errors import SurgeonError
 
@@ -13,9 +14,12 @@ _UNITS = {
 
 def parse_size(size: int | str) -> int:
     """ "5GB" or "5GiB" or a number of bytes, as bytes; SurgeonError if it is none or below 1."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(size).strip(), re.ASCII | re.IGNORECASE)
+    match = re.fullmatch(
+        r"(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]*)", str(size).strip(), re.ASCII | re.IGNORECASE
+    )
     unit = _UNITS.get(match[2].upper()) if match else None
-    if match is None or unit is None or (value := int(float(match[1]) * unit)) < 1:
+    value = int(Decimal(match[1]) * unit) if match and unit else 0
+    if not 1 <= value < 1 << 63:
         raise SurgeonError(f"{size!r} is not a size; write 5GB, 500MB or a number of bytes")
     return value
 
@@ -32,6 +36,6 @@ def format_size(size: float) -> str:
 def format_count(number: int) -> str:
     """A parameter count: 6738415616 is "6.74 B", as model names use it."""
     for unit, scale in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        if number >= scale:
+        if number * 10000 >= scale * 9995:  # 999,999 is 1 M, not 1000 K
             return f"{number / scale:.3g} {unit}"
     return str(number)

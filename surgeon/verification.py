@@ -68,6 +68,9 @@ def verify(
     plan = _plan(record, output, source)
     names = dict(_new_names(source, plan))
     differences = list(_compare_config(result, source, plan, bool(record.get("portable"))))
+    for shard, metadata in result.metadata.items():
+        if metadata != source.cut_metadata:
+            differences.append(f"{shard} has other metadata than the source")
     compared = padded = files = 0
     for new, old in names.items():
         tensor = result.tensors.get(new)
@@ -202,7 +205,8 @@ def _is_one(data: bytes, dtype: str) -> bool:
 
     if dtype == "BF16":  # the upper half of a float32
         return struct.unpack("<f", b"\0\0" + data) == (1.0,)
-    return struct.unpack({"F16": "<e", "F32": "<f", "F64": "<d"}.get(dtype, "<d"), data) == (1.0,)
+    code = {"F16": "<e", "F32": "<f", "F64": "<d"}.get(dtype)
+    return code is not None and struct.unpack(code, data) == (1.0,)
 
 
 def _compare_config(

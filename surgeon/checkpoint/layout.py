@@ -137,7 +137,7 @@ def make_layout(
         shards[-1] += group
         room -= length
     total = len(shards)
-    metadata = {"format": "pt", **checkpoint.metadata}
+    metadata = checkpoint.cut_metadata
     return Layout(
         tuple(
             _file(SINGLE if total == 1 else f"model-{i:05}-of-{total:05}.safetensors", t, metadata)

@@ -67,7 +67,7 @@ class FolderSource:
     def name(self) -> str:
         if self.folder == sample_folder():
             return SAMPLE
-        return self._hub[0] if self._hub else self.folder.resolve().name
+        return self._hub[0] if self._hub else printable(os.path.basename(os.path.realpath(self.folder)))
 
     @property
     def revision(self) -> str | None:
@@ -100,7 +100,8 @@ class Checkpoint:
     """A model as names and byte ranges, checked in full.
 
     ``shards`` are the weight files in use with their sizes, in the order of their names; files that
-    no index names are not among them. ``fingerprint`` is the SHA-256 over their names and headers.
+    no index names are not among them. ``metadata`` is what each
+    says of itself; ``fingerprint`` is the SHA-256 over their names and headers.
     """
 
     source: Source
@@ -108,8 +109,13 @@ class Checkpoint:
     structure: Structure
     tensors: dict[str, Tensor]
     shards: dict[str, int]
-    metadata: dict[str, str]
+    metadata: dict[str, dict[str, str]]
     fingerprint: str
+
+    @property
+    def cut_metadata(self) -> dict[str, str]:
+        """What the shards of a cut carry: the first shard's; loaders insist on a format."""
+        return {"format": "pt", **next((m for m in self.metadata.values() if m), {})}
 
     @property
     def family(self) -> Family:
@@ -122,6 +128,19 @@ def sample_folder() -> Path:
     return Path(str(files("surgeon") / "sample"))
 
 
+def expand(path: str | os.PathLike[str]) -> Path:
+    """A user's path with ~ worked out; SurgeonError if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise SurgeonError(f"{path}: there is no such user; write the path in full") from None
+
+
+def printable(name: str) -> str:
+    """A file name that may not be UTF-8, made so for printing and for JSON."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
 def find_source(model: str | os.PathLike[str]) -> Source:
     """The source that a user's MODEL names: the word ``sample`` or a folder.
 
@@ -129,10 +148,10 @@ def find_source(model: str | os.PathLike[str]) -> Source:
     """
     if model == SAMPLE:
         return FolderSource(sample_folder())
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    folder = expand(model)
+    if os.path.isdir(folder):
         return FolderSource(folder)
-    if folder.exists():
+    if os.path.exists(folder):
         raise SurgeonError(f"{folder}: is a file; give the folder that holds config.json")
     hint = ""
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", str(model)):
@@ -211,9 +230,9 @@ def _no_safetensors(source: Source, files: dict[str, int]) -> SurgeonError:
 
 def _read_shards(
     source: Source, shards: dict[str, int], weight_map: dict[str, str]
-) -> tuple[dict[str, Tensor], dict[str, str], str]:
+) -> tuple[dict[str, Tensor], dict[str, dict[str, str]], str]:
     tensors: dict[str, Tensor] = {}
-    metadata: dict[str, str] = {}
+    metadata: dict[str, dict[str, str]] = {}
     digest = hashlib.sha256()
     for file, size in shards.items():
         where = str(source.path(file))
@@ -221,7 +240,7 @@ def _read_shards(
         raw = source.read(file, 8, length)
         header = parse_header(raw, size, where)
         digest.update(f"{file}\0{size}\0".encode() + raw)
-        metadata = metadata or header.metadata
+        metadata[file] = header.metadata
         for tensor in header.tensors:
             if weight_map.get(tensor.name, file) != file:
                 continue  # a copy in another shard: the index decides

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,13 +34,13 @@ class Written:
 
 def check_output(output: Path, checkpoint: Checkpoint, overwrite: bool) -> None:
     """Refuses an output folder that exists, or that is entangled with the source."""
-    source = checkpoint.source.path("").resolve()
-    target = output.resolve()
+    source = _real(checkpoint.source.path(""))
+    target = _real(output)
     if target == source:
         raise SurgeonError(f"{output}: is the model itself; choose another folder for -o")
     if source in target.parents:
         raise SurgeonError(f"{output}: lies inside the model's folder; choose a place outside it")
-    holders = {source, *(checkpoint.source.path(shard).resolve() for shard in checkpoint.shards)}
+    holders = {source, *(_real(checkpoint.source.path(shard)) for shard in checkpoint.shards)}
     if any(target in holder.parents for holder in holders):
         raise SurgeonError(f"{output}: contains the model; choose a place outside it")
     if not os.path.lexists(output):
@@ -53,6 +54,11 @@ def check_output(output: Path, checkpoint: Checkpoint, overwrite: bool) -> None:
             f"{output}: has no {SURGERY}, so surgeon did not make it and --overwrite leaves it; "
             "remove it yourself"
         )
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; unlike Path.resolve, not surprised by links that lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def write(
@@ -115,13 +121,19 @@ def _prefix(output: Path) -> str:
 def _staging(output: Path) -> Iterator[Path]:
     """A hidden folder beside ``output``, locked as long as this process lives."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in output.parent.glob(f"{escape(_prefix(output))}*"):
-        lock = _lock(leftover)
-        if lock is not None:  # nobody holds it: its process is gone
-            shutil.rmtree(leftover, ignore_errors=True)
-            os.close(lock)
-    folder = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
-    lock = _lock(folder)
+    # one run at a time between the making of a folder and its lock, or it would look left over
+    parent = _lock(output.parent, wait=True)
+    try:
+        for leftover in output.parent.glob(f"{escape(_prefix(output))}*"):
+            lock = _lock(leftover)
+            if lock is not None:  # nobody holds it: its process is gone
+                shutil.rmtree(leftover, ignore_errors=True)
+                os.close(lock)
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
+        lock = _lock(folder)
+    finally:
+        if parent is not None:
+            os.close(parent)
     try:
         umask = os.umask(0)
         os.umask(umask)
@@ -134,7 +146,7 @@ def _staging(output: Path) -> Iterator[Path]:
             os.close(lock)
 
 
-def _lock(folder: Path) -> int | None:
+def _lock(folder: Path, wait: bool = False) -> int | None:
     """An open descriptor that holds the folder's lock, or None if another process does."""
     try:
         import fcntl
@@ -143,7 +155,7 @@ def _lock(folder: Path) -> int | None:
     handle = None
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return handle
     if handle is not None:
         os.close(handle)
@@ -175,17 +187,37 @@ def _shares(source: Source, layout: Layout, folder: Path) -> bool:
 
 def _publish(folder: Path, output: Path, overwrite: bool) -> None:
     """Gives the complete folder its name, in place of the one that is there if that is wanted."""
-    if not (overwrite and output.exists()):
-        if os.path.lexists(output):
-            raise SurgeonError(f"{output}: appeared while the cut was made; nothing was changed")
-        os.rename(folder, output)
+    if overwrite and output.is_dir():
+        if _exchange(folder, output):
+            return  # the old one now has the staging folder's name, and goes with it
+        old = folder / ".replaced"  # the new one takes it along, until it is cleared below
+        os.rename(output, old)
+        try:
+            os.rename(folder, output)
+        except BaseException:
+            os.rename(old, output)
+            raise
+        shutil.rmtree(output / old.name, ignore_errors=True)
         return
-    old = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
-    os.rename(output, old / "replaced")
     try:
+        if os.path.lexists(output):
+            raise FileExistsError
         os.rename(folder, output)
-    except BaseException:
-        os.rename(old / "replaced", output)
+    except OSError as error:
+        if isinstance(error, FileExistsError | NotADirectoryError) or error.errno == errno.ENOTEMPTY:
+            raise SurgeonError(
+                f"{output}: appeared while the cut was made; it was left alone, try again"
+            ) from None
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swaps two names in one step, so that a killed run loses neither; False where that cannot be."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fcntl.h and linux/fs.h
+    names = os.fsencode(first), os.fsencode(second)
+    return renameat2 is not None and not renameat2(here, names[0], here, names[1], exchange)

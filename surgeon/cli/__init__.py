@@ -50,8 +50,6 @@ def main() -> None:
         code = app(standalone_mode=False)
     except SurgeonError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was left behind", 130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away, as `| head` does; not worth a word
         sys.exit(141)
@@ -60,6 +58,8 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         _fail(f"{error.format_message()} See --help.", 2)
+    if code == 130:  # typer's word for Ctrl-C
+        _fail("interrupted; nothing was left behind", 130)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -44,7 +44,7 @@ def inspect(model: Model, as_json: AsJson = False) -> None:
     table = Table.grid(padding=(0, 2))
     for row in rows:
         table.add_row(*row)
-    console().print(f"[bold]{found.model}[/bold]")
+    console().print(found.model, style="bold")
     console().print(table)
     for name, flags in (("attention", found.attention), ("MLP", found.mlp)):
         gone = [number for number, there in enumerate(flags) if not there]

@@ -44,7 +44,7 @@ def console() -> Any:
     """A rich console on stdout; in a pipe it is wide, so that no line breaks."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
 
 
 @contextmanager

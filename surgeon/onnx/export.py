@@ -164,7 +164,7 @@ def _folder(checkpoint: Checkpoint, output: str | os.PathLike[str] | None) -> Pa
         target = folder / name
         if not (target.is_symlink() or target.exists()):
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(source.path(name).resolve())
+            target.symlink_to(Path(os.path.realpath(source.path(name))))
     return folder
 
 

@@ -11,10 +11,6 @@ from surgeon.errors import SurgeonError
 from surgeon.runtime.sampler import GREEDY, INT64, Sampling, sampler
 from surgeon.runtime.session import Loaded
 
-_SMALLEST = 128
-"""Positions that the attention operator is told of at first; it takes longer for more, so they
-double as the text grows."""
-
 
 def generate_ids(
     loaded: Loaded,
@@ -37,7 +33,7 @@ def generate_ids(
             f"{loaded.context_length}"
         )
     capacity = min(loaded.context_length, longest + max_new_tokens)
-    batch = _Batch(loaded, prompts, capacity, sampling)
+    batch = Batch(loaded, prompts, capacity, sampling)
     running = [True] * len(prompts)
     for step in range(capacity - longest):
         ids = batch.prefill() if step == 0 else batch.decode()
@@ -47,82 +43,66 @@ def generate_ids(
             return
 
 
-class _Batch:
+class Batch:
+    """The state of one batch: prompts, caches and the buffers that each step reads and writes.
+
+    All buffers keep their places from step to step, so that a CUDA graph can be replayed over them;
+    the sampler writes the next step's ids, lengths and mask where the model reads them.
+    """
+
     def __init__(
         self, loaded: Loaded, prompts: Sequence[Sequence[int]], capacity: int, sampling: Sampling
     ) -> None:
         import numpy as np
 
         self._loaded = loaded
-        self._lengths = [len(prompt) for prompt in prompts]
-        self._capacity = capacity
-        self._sampling = sampling
-        size, longest = len(prompts), max(self._lengths)
-        ids: Any = np.zeros((size, longest), np.int64)
-        mask: Any = np.zeros((size, longest), np.int64)
+        self._size, longest = len(prompts), max(len(prompt) for prompt in prompts)
+        lengths = np.array([len(prompt) for prompt in prompts], np.int64)
+        ids: Any = np.zeros((self._size, longest), np.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = prompt
-            mask[row, : len(prompt)] = 1
-        self._prompt, self._mask = self._value(ids), self._value(mask)
+        real = (np.arange(longest) < lengths[:, None]).astype(np.int64)
         dims = loaded.checkpoint.structure.dims
-        shape = (size, dims.num_key_value_heads, capacity, dims.head_dim)
+        shape = (self._size, dims.num_key_value_heads, capacity, dims.head_dim)
         self._caches = {past: self._empty(shape, loaded.element) for past, _ in loaded.caches}
-        self._ids = self._empty((size, 1), INT64)
-        self._count = self._value(np.array(self._lengths, np.int64)[:, None])
-        self._samplers: dict[int, Any] = {}
-        self._steps: dict[int, tuple[Any, Any]] = {}
-        self._longest = longest
-        last = 0 if loaded.last_logits_only else np.array(self._lengths, np.int64) - 1
-        self._row = self._value(np.zeros((size, 1, 1), np.int64) + np.reshape(last, (-1, 1, 1)))
-        self._first = self._value(np.zeros((size, 1, 1), np.int64))
+        self._ids = self._empty((self._size, 1), INT64)
+        self._mask = self._empty((self._size, capacity), INT64)
+        self._lengths = self._value(lengths[:, None])
+        self._sampler = self._sampler_session(sampling, dims.vocab_size, capacity)
+        last = np.zeros_like(lengths) if loaded.last_logits_only else lengths - 1
+        kept = 1 if loaded.last_logits_only else longest
+        logits = self._empty((self._size, kept, dims.vocab_size), loaded.element)
+        prompt_values = self._value(ids), self._value(real)
+        self._prefill = self._bind(*prompt_values, logits), self._choice(logits, last)
+        logits = self._empty((self._size, 1, dims.vocab_size), loaded.element)
+        self._decode = self._bind(self._ids, self._mask, logits), self._choice(logits, last * 0)
 
     def prefill(self) -> list[int]:
-        """Runs the prompts; the first new token of each row."""
-        size, length = len(self._lengths), self._longest
-        kept = 1 if self._loaded.last_logits_only else length
-        logits = self._empty((size, kept, self._vocabulary), self._loaded.element)
-        run = self._bind(self._prompt, self._mask, logits)
-        self._run(self._loaded.session, run, -1)
-        total = self._bucket(length + 1)
-        mask = self._empty((size, total), INT64)
-        choice = self._choice(total, logits, self._row, mask)
-        self._run(self._samplers[total], choice, -1)
-        self._longest += 1
-        self._mask = mask
-        return self._read()
+        """Runs the prompts; the first new token of each row. To be called once."""
+        return self._step(self._prefill, "-1")
 
     def decode(self) -> list[int]:
         """Runs the last tokens; the next one of each row."""
-        total, following = self._bucket(self._longest), self._bucket(self._longest + 1)
-        if total not in self._steps:
-            self._steps[total] = self._prepare(total)
-        step, logits = self._steps[total]
-        self._run(self._loaded.session, step, total)
-        mask = self._mask
-        if following != total:
-            mask = self._empty((len(self._lengths), following), INT64)
-        choice = self._choice(following, logits, self._first, mask)
-        self._run(self._samplers[following], choice, -1)
-        self._longest += 1
-        self._mask = mask
-        return self._read()
+        return self._step(self._decode, "1")
 
-    def _prepare(self, total: int) -> tuple[Any, Any]:
-        """The binding of decode steps while the mask is ``total`` wide, and their logits."""
-        shape = (len(self._lengths), 1, self._vocabulary)
-        logits = self._empty(shape, self._loaded.element)
-        return self._bind(self._ids, self._mask, logits), logits
+    def _step(self, bindings: tuple[Any, Any], graph_id: str) -> list[int]:
+        import onnxruntime as ort
 
-    def _bucket(self, length: int) -> int:
-        """The width of the mask for so many positions: few widths, so that steps can be reused."""
-        width = _SMALLEST
-        while width < length:
-            width *= 2
-        return min(width, self._capacity)
+        options = ort.RunOptions()
+        if self._loaded.cuda_graph:
+            options.add_run_config_entry("gpu_graph_id", graph_id)
+        for session, binding in zip((self._loaded.session, self._sampler), bindings, strict=True):
+            session.run_with_iobinding(binding, options)
+        return [int(token) for token in self._ids.numpy()[:, 0]]
 
-    @property
-    def _vocabulary(self) -> int:
-        return self._loaded.checkpoint.structure.dims.vocab_size
+    def _sampler_session(self, sampling: Sampling, vocabulary: int, capacity: int) -> Any:
+        import onnxruntime as ort
+
+        model = sampler(sampling, self._loaded.element, vocabulary, capacity)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        providers = self._loaded.providers
+        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
 
     def _bind(self, ids: Any, mask: Any, logits: Any) -> Any:
         run = self._loaded.session.io_binding()
@@ -134,36 +114,15 @@ class _Batch:
             run.bind_ortvalue_output(present, self._caches[past])
         return run
 
-    def _choice(self, total: int, logits: Any, row: Any, mask: Any) -> Any:
-        """The binding of a sampler, whose outputs are the inputs of the next step."""
-        import onnxruntime as ort
-
-        if total not in self._samplers:
-            model = sampler(self._sampling, self._loaded.element, self._vocabulary, total)
-            providers = self._loaded.session.get_providers()
-            options = ort.SessionOptions()
-            options.log_severity_level = 3
-            text = model.SerializeToString()
-            self._samplers[total] = ort.InferenceSession(text, options, providers=providers)
-        run = self._samplers[total].io_binding()
+    def _choice(self, logits: Any, row: Any) -> Any:
+        run = self._sampler.io_binding()
         run.bind_ortvalue_input("logits", logits)
-        run.bind_ortvalue_input("row", row)
-        run.bind_ortvalue_input("lengths", self._count)
+        run.bind_ortvalue_input("row", self._value(row[:, None, None]))
+        run.bind_ortvalue_input("lengths", self._lengths)
         run.bind_ortvalue_output("ids", self._ids)
-        run.bind_ortvalue_output("new_lengths", self._count)
-        run.bind_ortvalue_output("mask", mask)
+        run.bind_ortvalue_output("new_lengths", self._lengths)
+        run.bind_ortvalue_output("mask", self._mask)
         return run
-
-    def _run(self, session: Any, binding: Any, graph_id: int) -> None:
-        import onnxruntime as ort
-
-        options = ort.RunOptions()
-        if self._loaded.cuda_graph and session is self._loaded.session:
-            options.add_run_config_entry("gpu_graph_id", str(graph_id))
-        session.run_with_iobinding(binding, options)
-
-    def _read(self) -> list[int]:
-        return [int(token) for token in self._ids.numpy()[:, 0]]
 
     def _value(self, array: Any) -> Any:
         import onnxruntime as ort

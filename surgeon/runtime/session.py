@@ -16,13 +16,14 @@ DEVICES = ("auto", "cuda", "cpu")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A session and what there is to know about its graph.
+    """A session with its execution providers, and what there is to know about its graph.
 
     ``element`` is the onnx type of logits and caches, ``context_length`` the positions of its rope
     tables, ``cuda_graph`` whether decoding may be captured.
     """
 
     session: Any
+    providers: list[Any]
     checkpoint: Checkpoint
     device: str
     element: int
@@ -82,6 +83,7 @@ def load(
         raise SurgeonError("onnxruntime found no usable CUDA device; use --device cpu")
     return Loaded(
         session=session,
+        providers=[provider],
         checkpoint=checkpoint,
         device=chosen,
         element=element,

@@ -1,0 +1,113 @@
+"""inspect: figures of a checkpoint, worked out by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import checkpoints
+from checkpoints import Outcome, Spec
+
+import surgeon
+
+Cli = Callable[..., Outcome]
+
+
+def test_the_figures(tmp_path: Path) -> None:
+    spec = Spec(shards=2, dtypes={"layernorm": "F32"})
+    model = checkpoints.make(tmp_path / "model", spec)
+    found = surgeon.inspect(model)
+    attention, mlp = 2 * 16 * 16 + 2 * 8 * 16, 3 * 24 * 16
+    norms = 4 * 2 * 16
+    table = 32 * 16
+    parameters = 4 * (attention + mlp) + norms + 2 * table + 16
+    assert found.costs.parameters == parameters
+    assert found.costs.disk_bytes == sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    # all matrices and norms, but of the embedding one row
+    assert found.costs.weight_bytes_per_token == 2 * parameters + 2 * norms - 2 * table + 2 * 16
+    # keys and values, 2 heads of 4, 2 bytes, 4 layers
+    assert found.costs.kv_bytes_per_token == 2 * 2 * 4 * 2 * 4
+    assert found.dtypes == {"BF16": 2 * (parameters - norms), "F32": 4 * norms}
+    assert list(found.dtypes) == ["BF16", "F32"]
+    assert (found.model, found.family, found.dialect) == ("model", "llama", "llama")
+    assert (found.layers, found.hidden_size, found.intermediate_size) == (4, 16, 24)
+    assert (found.heads, found.kv_heads, found.head_dim, found.vocab_size) == (4, 2, 4, 32)
+    assert (found.tied, found.quantized, found.surgery) == (False, False, None)
+    assert found.attention == found.mlp == (True,) * 4
+    assert set(found.shards) == {path.name for path in model.glob("*.safetensors")}
+
+
+def test_a_tied_table_is_read_in_full(tmp_path: Path) -> None:
+    found = surgeon.inspect(checkpoints.make(tmp_path / "model", tied=True))
+    assert found.tied
+    assert found.costs.weight_bytes_per_token == 2 * found.costs.parameters
+
+
+def test_a_cut_needs_less_of_the_kv_cache(model: Path, tmp_path: Path) -> None:
+    surgeon.prune(model, tmp_path / "attn", last=3)
+    assert surgeon.inspect(tmp_path / "attn").costs.kv_bytes_per_token == 32
+    surgeon.prune(model, tmp_path / "mlp", last=3, drop="mlp")
+    assert surgeon.inspect(tmp_path / "mlp").costs.kv_bytes_per_token == 128
+    found = surgeon.inspect(tmp_path / "attn")
+    assert found.attention == (True, False, False, False)
+    assert found.dialect == "nemotron-nas"
+    assert found.surgery is not None
+    assert found.surgery["plan"]["attn"] == "1-3"
+
+
+def test_quantized(tmp_path: Path) -> None:
+    found = surgeon.inspect(checkpoints.make(tmp_path / "model", gptq=True, hidden=32, mlp=64))
+    assert found.quantized
+    assert set(found.dtypes) == {"BF16", "I32", "F16"}
+
+
+def test_runtimes_name_their_reasons(tmp_path: Path) -> None:
+    def refused(out: Path) -> dict[str, str]:
+        return {r.name: r.note for r in surgeon.inspect(out).runtimes if not r.loads}
+
+    even = checkpoints.make(tmp_path / "even", mlp=256)
+    assert refused(even) == {}
+    surgeon.prune(even, tmp_path / "attn", last=1)
+    assert refused(tmp_path / "attn") == {}
+    surgeon.prune(even, tmp_path / "mlp", last=1, drop="mlp")
+    assert set(refused(tmp_path / "mlp")) == {"llama.cpp"}
+    surgeon.prune(even, tmp_path / "first", layers="0")
+    assert set(refused(tmp_path / "first")) == {"vLLM", "llama.cpp"}
+    odd = checkpoints.make(tmp_path / "odd", mlp=352)
+    surgeon.prune(odd, tmp_path / "narrow", last=1)
+    assert "transformers" not in refused(tmp_path / "narrow")
+    assert all("352" in note and "--portable" in note for note in refused(tmp_path / "narrow").values())
+    surgeon.prune(odd, tmp_path / "portable", last=1, portable=True)
+    assert refused(tmp_path / "portable") == {}
+
+
+def test_the_page(model: Path, tmp_path: Path, cli: Cli) -> None:
+    surgeon.prune(model, tmp_path / "out", layers="1,3")
+    outcome = cli("inspect", tmp_path / "out")
+    assert (outcome.code, outcome.err) == (0, "")
+    for line in (
+        "out",
+        "family              llama, config dialect nemotron-nas",
+        "blocks              4, of which 2 whole",
+        "attention           ■·■·",
+        "MLP                 ■■■■",
+        "KV cache per token  64 B",
+        "cut from            model, removing attention of layers 1,3 of 4",
+        "blocks without attention: 1,3",
+    ):
+        assert line in [row.rstrip() for row in outcome.out.splitlines()], line
+
+
+def test_json(model: Path, cli: Cli) -> None:
+    data = json.loads(cli("inspect", model, "--json").out)
+    assert data["attention"] == [True] * 4
+    assert data["costs"]["kv_bytes_per_token"] == 128
+    assert data["surgery"] is None
+    assert {"name", "loads", "note", "basis"} == data["runtimes"][0].keys()
+
+
+def test_the_sample(cli: Cli) -> None:
+    data = json.loads(cli("inspect", "sample", "--json").out)
+    assert (data["model"], data["layers"], data["heads"], data["kv_heads"]) == ("sample", 12, 3, 1)
+    assert data["tied"] is True
+    # one KV head of 32, key and value, 2 bytes, 12 layers
+    assert data["costs"]["kv_bytes_per_token"] == 1536
