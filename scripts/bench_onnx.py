@@ -76,7 +76,7 @@ def bandwidth() -> float:
         data.sum()
         torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
-    return data.numel() * 4 / best
+    return float(data.numel() * 4 / best)
 
 
 def prompts(length: int, batch: int) -> list[list[int]]:
