@@ -26,7 +26,7 @@ def onnx(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="Write there, with links to the weights, instead of beside them.",
+            help="Write there instead, with hard links to the model's files.",
             show_default=False,
         ),
     ] = None,

@@ -64,8 +64,8 @@ def export_onnx(
     """Writes model.onnx and genai_config.json into the folder of ``model``.
 
     With the checkpoint's own dtype no weight is copied. Another dtype, or ``int4`` (matrices of 4
-    bits, the head of 8), writes model.onnx.data too. ``output`` names another folder, whose weights
-    then are links to the checkpoint's; it is the only way for the bundled sample.
+    bits, the head of 8), writes model.onnx.data too. ``output`` names another folder, which gets hard
+    links to the checkpoint's files (copies on another disk); the only way for the bundled sample.
 
     Raises SurgeonError for what the graph cannot express, and if onnx is not installed.
     """
@@ -84,6 +84,7 @@ def export_onnx(
             f"export onnx needs {error.name}, which is not installed; run: "
             "pip install 'surgeon[onnxruntime]'"
         ) from None
+    _check_links(folder, store.files)
     metadata = {
         "surgeon.fingerprint": checkpoint.fingerprint,
         "surgeon.samples": sample_digest(checkpoint),
@@ -162,10 +163,29 @@ def _folder(checkpoint: Checkpoint, output: str | os.PathLike[str] | None) -> Pa
         raise SurgeonError(f"{folder}: -o works for local folders only")
     for name in source.files():
         target = folder / name
-        if not (target.is_symlink() or target.exists()):
+        if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(Path(os.path.realpath(source.path(name))))
+            _link_or_copy(Path(os.path.realpath(source.path(name))), target)
     return folder
+
+
+def _check_links(folder: Path, files: set[str]) -> None:
+    """onnxruntime refuses weights behind symbolic links that lead out of the folder of the graph."""
+    here = os.path.realpath(folder)
+    for file in sorted(files):
+        if os.path.dirname(os.path.realpath(folder / file)) != here:
+            raise SurgeonError(
+                f"{folder / file}: is a link that leads out of the folder, which onnxruntime does not "
+                "follow; export with -o FOLDER"
+            )
+
+
+def _link_or_copy(origin: Path, target: Path) -> None:
+    """A hard link, which is a file like any other."""
+    try:
+        os.link(origin, target)
+    except OSError:  # another filesystem, or one without links
+        shutil.copyfile(origin, target)
 
 
 def _write(folder: Path, store: Store, files: dict[str, bytes], advance: Callable[[int], None]) -> None:

@@ -48,13 +48,15 @@ class Store:
     """Weights for a graph that computes in ``dtype``.
 
     ``bits`` 4 quantizes the matrices of the layers (onnxruntime's blockwise quantizer, 32 elements
-    and a scale) and the head with 8; None leaves them in ``dtype``.
+    and a scale) and the head with 8; None leaves them in ``dtype``. ``jobs`` are what ``write`` has
+    to do, ``files`` the weight files that the graph points into.
     """
 
     checkpoint: Checkpoint
     dtype: str
     bits: int | None = None
     jobs: list[Job] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)
     _end: int = 0
 
     @property
@@ -79,6 +81,7 @@ class Store:
         if self.shared(tensors):
             length = sum(t.length for t in tensors)
             first = tensors[0]
+            self.files.add(first.file)
             return graph.external(name, self.element, shape, first.file, first.offset, length)
 
         def make(reader: "Reader", out: BinaryIO) -> None:

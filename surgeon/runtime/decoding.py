@@ -98,11 +98,10 @@ class Batch:
     def _sampler_session(self, sampling: Sampling, vocabulary: int, capacity: int) -> Any:
         import onnxruntime as ort
 
-        model = sampler(sampling, self._loaded.element, vocabulary, capacity)
+        text = sampler(sampling, self._loaded.element, vocabulary, capacity).SerializeToString()
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        providers = self._loaded.providers
-        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+        return ort.InferenceSession(text, options, providers=self._loaded.providers)
 
     def _bind(self, ids: Any, mask: Any, logits: Any) -> Any:
         run = self._loaded.session.io_binding()
