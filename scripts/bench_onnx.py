@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,12 @@ class Ours:
         state = Batch(self._loaded, prompts(cached, batch), cached + runs + 16, GREEDY)
         state.prefill()
         return median_ms(state.decode, runs, 8)
+
+    def step(self, cached: int, batch: int, runs: int) -> float:
+        """The same without the choice of the token and its way to the host."""
+        state = Batch(self._loaded, prompts(cached, batch), cached + runs + 16, GREEDY)
+        state.prefill()
+        return median_ms(state.step, runs, 8)
 
 
 class Eager:
@@ -250,24 +257,20 @@ def measure(
     found = inspect(folder)
     for name, engine in engines(folder, device, options.engines.split(",")):
         print(f"{cut}: {name} loaded in {engine.load_seconds:.2f} s", file=sys.stderr, flush=True)
-        tasks: list[tuple[str, Callable[[], float], int]] = [
-            (
-                f"prefill {n}",
-                lambda n=n, e=engine: e.prefill(n, options.runs),  # type: ignore[misc]
-                found.costs.weight_bytes_per_token,
-            )
-            for n in PREFILLS
-        ]
+        weights, cache = found.costs.weight_bytes_per_token, found.costs.kv_bytes_per_token
         room = checkpoint_context(folder) - options.runs - 16
-        decodes = [(c, b) for c, b in DECODES if b <= options.most and c <= room]
-        tasks += [
-            (
-                f"decode {cached} x{batch}",
-                lambda c=cached, b=batch, e=engine: e.decode(c, b, options.runs),  # type: ignore[misc]
-                found.costs.weight_bytes_per_token + cached * batch * found.costs.kv_bytes_per_token,
-            )
-            for cached, batch in decodes
+        tasks: list[tuple[str, Callable[[], float], int]] = [
+            (f"prefill {n}", partial(engine.prefill, n, options.runs), weights) for n in PREFILLS
         ]
+        for cached, batch in DECODES:
+            if batch <= options.most and cached <= room:
+                run = partial(engine.decode, cached, batch, options.runs)
+                tasks.append((f"decode {cached} x{batch}", run, weights + cached * batch * cache))
+        if isinstance(engine, Ours):
+            run = partial(engine.step, 100, 1, options.runs)
+            tasks.append(("step alone 100 x1", run, weights + 100 * cache))
+        if name == "compile" and cut not in options.compile_cuts.split(","):
+            continue
         if name == "compile":  # each shape is compiled anew, which takes longer than all the rest
             tasks = [task for task in tasks if task[0] in options.compile_tasks.split(",")]
         yield Row(cut, name, "load", engine.load_seconds * 1e3, sum(found.shards.values()), 0.0)
@@ -332,6 +335,7 @@ def main() -> None:
     parser.add_argument("--fraction", default="33%")
     parser.add_argument("--engines", default="eager,compile,graph,cuda-graph")
     parser.add_argument("--compile-tasks", default="prefill 50,decode 100 x1")
+    parser.add_argument("--compile-cuts", default="whole")
     parser.add_argument("--most", type=int, default=16, help="largest batch")
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--work", type=Path, default=Path("/dev/shm/surgeon-bench"))

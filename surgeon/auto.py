@@ -1,10 +1,13 @@
 """Tells transformers' Auto classes about pruned models, the moment transformers is imported.
 
-Importing transformers here would cost every command seconds. Instead a finder on sys.meta_path waits
-for the two modules with the Auto classes, lets the ordinary machinery load them, and registers then.
+Importing transformers here would cost every command seconds. Instead a finder on sys.meta_path lets
+the ordinary machinery load transformers' modules, and registers once the Auto classes are among them
+and no import is under way any more: modeling_llama itself imports the Auto classes halfway, and our
+classes need it whole.
 """
 
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -14,43 +17,55 @@ from types import ModuleType
 _CONFIG = "transformers.models.auto.configuration_auto"
 _MODELS = "transformers.models.auto.modeling_auto"
 
+_WATCHED = ("transformers", "surgeon.remote_code.")
+
+_done: set[str] = set()
+
+
+class _Depth(threading.local):
+    """How many of transformers' modules this thread is in the middle of importing."""
+
+    now = 0
+
+
+_depth = _Depth()
+
 
 def register_when_imported() -> None:
     """Registers now if transformers' Auto classes are there already, else when they come."""
-    for name in (_CONFIG, _MODELS):
-        if name in sys.modules:
-            _register(name)
+    _register()
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
-def _register(loaded: str) -> None:
-    """Registers what can be, now that the module ``loaded`` is complete."""
-    if loaded == _CONFIG and _MODELS in sys.modules:
-        return  # in the middle of loading the other one, whose completion comes here again
-    from transformers import AutoConfig
+def _register() -> None:
+    """Registers what can be and is not yet."""
+    if _CONFIG in sys.modules and _CONFIG not in _done:
+        _done.add(_CONFIG)
+        from transformers import AutoConfig
 
-    from surgeon.remote_code.configuration_surgeon import DeciLMConfig
+        from surgeon.remote_code.configuration_surgeon import DeciLMConfig
 
-    AutoConfig.register(DeciLMConfig.model_type, DeciLMConfig, exist_ok=True)
-    # so that save_pretrained puts the .py files into the folder, for users without surgeon
-    DeciLMConfig.register_for_auto_class("AutoConfig")
-    if loaded == _CONFIG or find_spec("torch") is None:
-        return
-    from transformers import AutoModel, AutoModelForCausalLM
+        AutoConfig.register(DeciLMConfig.model_type, DeciLMConfig, exist_ok=True)
+        # so that save_pretrained puts the .py files into the folder, for users without surgeon
+        DeciLMConfig.register_for_auto_class("AutoConfig")
+    if _MODELS in sys.modules and _MODELS not in _done and find_spec("torch") is not None:
+        _done.add(_MODELS)
+        from transformers import AutoModel, AutoModelForCausalLM
 
-    from surgeon.remote_code.modeling_surgeon import DeciLMForCausalLM, DeciLMModel
+        from surgeon.remote_code.configuration_surgeon import DeciLMConfig
+        from surgeon.remote_code.modeling_surgeon import DeciLMForCausalLM, DeciLMModel
 
-    for auto, model in ((AutoModel, DeciLMModel), (AutoModelForCausalLM, DeciLMForCausalLM)):
-        auto.register(DeciLMConfig, model, exist_ok=True)
-        model.register_for_auto_class(auto.__name__)
+        for auto, model in ((AutoModel, DeciLMModel), (AutoModelForCausalLM, DeciLMForCausalLM)):
+            auto.register(DeciLMConfig, model, exist_ok=True)
+            model.register_for_auto_class(auto.__name__)
 
 
 class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in (_CONFIG, _MODELS):
+        if not fullname.startswith(_WATCHED) or {_CONFIG, _MODELS} <= _done:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
@@ -59,7 +74,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """The ordinary loader, with a registration after it."""
+    """The ordinary loader; registers after the outermost of nested imports."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
@@ -68,5 +83,13 @@ class _Loader(Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        _register(module.__name__)
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        _depth.now += 1
+        try:
+            self._loader.exec_module(module)
+            if _depth.now == 1:
+                _register()  # still counted: what it imports must not come here again
+        finally:
+            _depth.now -= 1

@@ -19,6 +19,9 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_surgeon.DeciLMForCausalLM",
 }
 
+_TOKENIZER = "PreTrainedTokenizerFast"
+"""For a tokenizer_config.json that names no class: transformers 4 knows none for this dialect."""
+
 _PER_LAYER = ("layer_types", "no_rope_layers")
 """Config fields that have one entry a layer; each describes the layer's attention."""
 
@@ -48,6 +51,8 @@ def _to_plain(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
     if config["model_type"] == NAS_MODEL_TYPE:
         for key in ("auto_map", "block_configs"):
             config.pop(key, None)
+        if config.get("tokenizer_class") == _TOKENIZER:
+            del config["tokenizer_class"]
         config["model_type"] = structure.family.model_type
         config["architectures"] = [structure.family.architecture]
     return config
@@ -73,6 +78,7 @@ def _to_nas(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
         new["torch_dtype"] = new.pop("dtype")
     new["num_key_value_heads"] = structure.dims.num_key_value_heads
     new["head_dim"] = structure.dims.head_dim
+    new.setdefault("tokenizer_class", _TOKENIZER)
     new["block_configs"] = list(_blocks(structure))
     return new
 

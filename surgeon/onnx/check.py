@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from surgeon.onnx.ops import Graph
 from surgeon.onnx.weights import DATA, quantize_rows
 from surgeon.runtime.session import Loaded, load
 from surgeon.runtime.with_transformers import load_model
@@ -93,13 +94,18 @@ def run_graph(loaded: Loaded, ids: Any, prompt: int) -> Any:
 def to_float(value: Any) -> Any:
     """An OrtValue on the CPU as a float32 array."""
     import numpy as np
+    import onnxruntime as ort
 
-    if value.element_type() == 16:  # numpy has no bfloat16: take the bits
-        from torch import bfloat16, frombuffer
-
-        raw = value.numpy_view() if hasattr(value, "numpy_view") else value.numpy()
-        return frombuffer(raw.tobytes(), dtype=bfloat16).float().numpy().reshape(value.shape())
-    return value.numpy().astype(np.float32)
+    if value.element_type() != 16:
+        return value.numpy().astype(np.float32)
+    graph = Graph()  # numpy has no bfloat16, so onnxruntime converts
+    shape = list(value.shape())
+    graph.input("x", 16, shape)
+    graph.output("y", 1, shape)
+    graph.node("Cast", ["x"], "y", to=1)
+    text = graph.model("to_float", {}).SerializeToString()
+    session = ort.InferenceSession(text, providers=["CPUExecutionProvider"])
+    return session.run_with_ort_values(["y"], {"x": value})[0].numpy()
 
 
 def _is_quantized(loaded: Loaded) -> bool:

@@ -43,6 +43,10 @@ def generate_ids(
             return
 
 
+_NOT_CAPTURED = "-1"
+"""onnxruntime's word for a run that a CUDA graph session takes as it comes."""
+
+
 class Batch:
     """The state of one batch: prompts, caches and the buffers that each step reads and writes.
 
@@ -56,6 +60,8 @@ class Batch:
         import numpy as np
 
         self._loaded = loaded
+        # a captured graph knows its buffers by their addresses, so each batch has one of its own
+        self._graph_id = str(next(loaded.graph_ids))
         self._size, longest = len(prompts), max(len(prompt) for prompt in prompts)
         lengths = np.array([len(prompt) for prompt in prompts], np.int64)
         ids: Any = np.zeros((self._size, longest), np.int64)
@@ -79,20 +85,29 @@ class Batch:
 
     def prefill(self) -> list[int]:
         """Runs the prompts; the first new token of each row. To be called once."""
-        return self._step(self._prefill, "-1")
+        self._run(self._loaded.session, self._prefill[0], _NOT_CAPTURED)
+        self._run(self._sampler, self._prefill[1], _NOT_CAPTURED)
+        return self._read()
 
     def decode(self) -> list[int]:
         """Runs the last tokens; the next one of each row."""
-        return self._step(self._decode, "1")
+        self.step()
+        self._run(self._sampler, self._decode[1], self._graph_id)
+        return self._read()
 
-    def _step(self, bindings: tuple[Any, Any], graph_id: str) -> list[int]:
+    def step(self) -> None:
+        """The part of ``decode`` that is the model: logits for the last tokens, and their cache."""
+        self._run(self._loaded.session, self._decode[0], self._graph_id)
+
+    def _run(self, session: Any, binding: Any, graph_id: str) -> None:
         import onnxruntime as ort
 
         options = ort.RunOptions()
         if self._loaded.cuda_graph:
             options.add_run_config_entry("gpu_graph_id", graph_id)
-        for session, binding in zip((self._loaded.session, self._sampler), bindings, strict=True):
-            session.run_with_iobinding(binding, options)
+        session.run_with_iobinding(binding, options)
+
+    def _read(self) -> list[int]:
         return [int(token) for token in self._ids.numpy()[:, 0]]
 
     def _sampler_session(self, sampling: Sampling, vocabulary: int, capacity: int) -> Any:

@@ -1,8 +1,10 @@
 """An onnxruntime session over an exported folder, if graph and weights belong together."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ class Loaded:
     """A session with its execution providers, and what there is to know about its graph.
 
     ``element`` is the onnx type of logits and caches, ``context_length`` the positions of its rope
-    tables, ``cuda_graph`` whether decoding may be captured.
+    tables, ``cuda_graph`` whether decoding is captured, under the next of ``graph_ids``.
     """
 
     session: Any
@@ -30,6 +32,7 @@ class Loaded:
     context_length: int
     last_logits_only: bool
     cuda_graph: bool
+    graph_ids: Iterator[int] = field(default_factory=lambda: count(1))
 
     @cached_property
     def caches(self) -> tuple[tuple[str, str], ...]:
