@@ -66,18 +66,16 @@ def median_ms(step: Callable[[], object], runs: int, warm: int) -> float:
 
 
 def bandwidth() -> float:
-    """Bytes a second that the device reads: the sum of 8 GB, best of twenty."""
+    """Bytes a second that the device reads: the sum of 8 GB, the median of twenty."""
     import torch
 
     data = torch.ones(2 << 30, dtype=torch.float32, device="cuda")
-    best = float("inf")
-    for _ in range(20):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
+
+    def read() -> None:
         data.sum()
         torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return float(data.numel() * 4 / best)
+
+    return float(data.numel() * 4 / median_ms(read, 20, 5) * 1e3)
 
 
 def prompts(length: int, batch: int) -> list[list[int]]:
@@ -94,9 +92,9 @@ class Ours:
         self.load_seconds = time.perf_counter() - start
 
     def prefill(self, length: int, runs: int) -> float:
-        """One new token after ``length``; making the buffers is not counted."""
-        batches = iter([Batch(self._loaded, prompts(length, 1), 256, GREEDY) for _ in range(runs + 3)])
-        return median_ms(lambda: next(batches).prefill(), runs, 3)
+        """One new token after ``length``; with CUDA graphs, the prompt is one as well."""
+        state = Batch(self._loaded, prompts(length, 1), 256, GREEDY, self._loaded.cuda_graph)
+        return median_ms(state.prefill, runs, 6)
 
     def decode(self, cached: int, batch: int, runs: int) -> float:
         """One more token over ``cached`` ones."""
@@ -264,7 +262,7 @@ def measure(
         ]
         for cached, batch in DECODES:
             if batch <= options.most and cached <= room:
-                run = partial(engine.decode, cached, batch, options.runs)
+                run: Callable[[], float] = partial(engine.decode, cached, batch, options.runs)
                 tasks.append((f"decode {cached} x{batch}", run, weights + cached * batch * cache))
         if isinstance(engine, Ours):
             run = partial(engine.step, 100, 1, options.runs)

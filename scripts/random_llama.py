@@ -36,6 +36,15 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 8,
         "vocab_size": 128256,
     },
+    # a quarter of the 7B: enough for ratios where quantizing all of it would take minutes
+    "llama-2-7b-8-layers": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": 32000,
+    },
     # small enough for a dry run anywhere
     "tiny": {
         "hidden_size": 256,

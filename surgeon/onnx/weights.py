@@ -106,29 +106,30 @@ class Store:
         self, graph: Graph, x: str, name: str, tensors: Sequence[Tensor], bits: int, block: int = 32
     ) -> str:
         """The same product with weights of 4 or 8 bits: MatMulNBits."""
-        import numpy as np
         from onnx import TensorProto
 
         rows, columns = sum(t.shape[0] for t in tensors), tensors[0].shape[1]
         blocks = -(-columns // block)
         packed = (rows, blocks, block * bits // 8)
 
-        def quantize(reader: "Reader", out: BinaryIO, scales: bool) -> None:
+        size, scale_size = count(packed), rows * blocks * BYTES[self.dtype]
+        scales_at = size  # behind the quants, in the same job: each row is quantized once
+
+        def make(reader: "Reader", out: BinaryIO) -> None:
+            at, scale_at = out.tell(), out.tell() + scales_at
             for tensor in tensors:
                 for part in reader.parts(tensor):
                     quants, factors = quantize_rows(part, bits, block)
-                    out.write(
-                        encode(factors, self.dtype)
-                        if scales
-                        else np.ascontiguousarray(quants).tobytes()
-                    )
+                    out.seek(at)
+                    at += out.write(quants.tobytes())
+                    out.seek(scale_at)
+                    scale_at += out.write(encode(factors, self.dtype))
 
-        size = count(packed)
-        at = self._reserve(size, tensors, lambda reader, out: quantize(reader, out, False))
-        weight = graph.external(f"{name}.quants", TensorProto.UINT8, packed, DATA, at, size)
-        size = rows * blocks * BYTES[self.dtype]
-        at = self._reserve(size, tensors, lambda reader, out: quantize(reader, out, True))
-        scale = graph.external(f"{name}.scales", self.element, (rows, blocks), DATA, at, size)
+        start = self._reserve(size + scale_size, tensors, make)
+        weight = graph.external(f"{name}.quants", TensorProto.UINT8, packed, DATA, start, size)
+        scale = graph.external(
+            f"{name}.scales", self.element, (rows, blocks), DATA, start + scales_at, scale_size
+        )
         return graph.node(
             "MatMulNBits",
             [x, weight, scale],
