@@ -23,17 +23,17 @@ class Runtime:
 
 def runtimes(structure: Structure) -> tuple[Runtime, ...]:
     """The verdict of every known runtime, in the order of the documentation."""
-    return tuple(
-        Runtime(name, reason is None, reason if reason is not None else note, basis)
-        for name, plain_note, nas_note, basis, why_not in _ROWS
-        for note in (plain_note if structure.plain else nas_note,)
-        for reason in (None if structure.plain else why_not(structure),)
-    )
+    verdicts = []
+    for name, plain_note, nas_note, basis, why_not in _ROWS:
+        reason = why_not(structure)
+        note = plain_note if structure.plain else nas_note
+        verdicts.append(Runtime(name, reason is None, reason or note, basis))
+    return tuple(verdicts)
 
 
 def _width(structure: Structure) -> str | None:
     width = structure.dims.intermediate_size
-    if width != ceil256(width):
+    if not structure.plain and width != ceil256(width):
         return f"reads MLP widths in steps of 256, this one is {width}; cut with --portable"
     return None
 
@@ -48,12 +48,21 @@ def _any(structure: Structure) -> str | None:
     return None
 
 
+def unsupported_by_onnxruntime(structure: Structure) -> str | None:
+    """Why there can be no graph of such a model, or None."""
+    if structure.quantized:
+        return "quantized weights cannot be exported; export the 16-bit checkpoint with --int4"
+    if structure.dims.head_dim % 8:
+        return f"its attention needs heads of a multiple of 8, these are of {structure.dims.head_dim}"
+    return None
+
+
 def _vllm(structure: Structure) -> str | None:
     return _width(structure) or _first_attention(structure)
 
 
 def _tensorrt(structure: Structure) -> str | None:
-    if structure.biases:
+    if structure.biases and not structure.plain:
         return "reads no biases in this dialect"
     return _width(structure)
 
@@ -71,8 +80,17 @@ def _llama_cpp(structure: Structure) -> str | None:
 _Row = tuple[str, str, str, str, Callable[[Structure], str | None]]
 _TRUST = "trust_remote_code=True, or import surgeon"
 _FLAG = "--trust-remote-code"
+_EXPORT = "surgeon export onnx"
 _ROWS: tuple[_Row, ...] = (
     ("transformers", "", _TRUST, "checked with 4.57.6 and 5.23", _any),
+    (
+        "onnxruntime",
+        _EXPORT,
+        _EXPORT,
+        "checked with 1.32 on CPU and 1.31 on CUDA",
+        unsupported_by_onnxruntime,
+    ),
+    ("onnxruntime-genai", _EXPORT, _EXPORT, "checked with 0.18 on CPU", unsupported_by_onnxruntime),
     ("vLLM", "", _FLAG, "read in 0.33", _vllm),
     ("SGLang", "", _FLAG, "read in 0.5.23", _width),
     ("TensorRT-LLM", "", "", "read", _tensorrt),

@@ -52,14 +52,17 @@ class Verification:
 def verify(
     output: str | os.PathLike[str],
     against: str | os.PathLike[str],
+    announce: Callable[[int], None] = lambda total: None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Verification:
     """Compares a pruned folder with its source, byte by byte.
 
     Every kept tensor must equal its source, nothing may be missing or extra, and config, tokenizer,
     licence and code files must be what the plan makes of the source's. Memory stays bounded.
-    ``advance`` gets the number of compared bytes. Raises SurgeonError when one of the two is not a
-    checkpoint, or ``output`` has no surgery.json; differences do not raise.
+    ``announce`` gets the number of bytes to compare, ``advance`` that of those just compared.
+
+    Raises SurgeonError when one of the two is not a checkpoint, or ``output`` has no surgery.json;
+    differences do not raise.
     """
     result, source = open_checkpoint(output), open_checkpoint(against)
     if SURGERY not in result.source.files():
@@ -72,6 +75,7 @@ def verify(
         if metadata != source.cut_metadata:
             differences.append(f"{shard} has other metadata than the source")
     compared = padded = files = 0
+    announce(sum(tensor.length for tensor in names.values()))
     for new, old in names.items():
         tensor = result.tensors.get(new)
         if tensor is None:

@@ -42,6 +42,8 @@ def test_the_dialect_from_transformers_4(tmp_path: Path) -> None:
             "AutoModel": "modeling_surgeon.DeciLMModel",
             "AutoModelForCausalLM": "modeling_surgeon.DeciLMForCausalLM",
         },
+        # transformers 4 knows no tokenizer for this dialect by itself
+        "tokenizer_class": "PreTrainedTokenizerFast",
     }
     attention = {
         "no_op": False,

@@ -65,6 +65,7 @@ def onnx(
             int4=int4,
             last_logits_only=last_logits_only,
             output=output,
+            announce=lambda total: update(0, total),
             advance=lambda count: update(count, 0),
         )
     checked = None

@@ -68,12 +68,13 @@ def prune(
     from surgeon.surgery import Operation
     from surgeon.surgery import prune as run
 
-    with progress("cutting", not dry_run) as update:
+    with progress("cutting") as update:
 
         def announce(operation: Operation) -> None:
             if not as_json:
                 typer.echo(f"{operation.checkpoint.source.name}: {operation.plan.describe()}")
-            update(0, operation.layout.size)
+            if not dry_run:
+                update(0, operation.layout.size)
 
         report = run(
             model,

@@ -48,22 +48,27 @@ def console() -> Any:
 
 
 @contextmanager
-def progress(words: str, wanted: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr while it runs, on a terminal only. Yields ``update(advance, total)`` in bytes;
-    ``total`` may come with any call."""
-    if not (wanted and sys.stderr.isatty()):
+def progress(words: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, on a terminal only. Yields ``update(advance, total)`` in bytes.
+
+    The bar appears with the first update, so that lines printed before it stay whole; a ``total`` of 0
+    leaves the one that is known.
+    """
+    if not sys.stderr.isatty():
         yield lambda advance, total: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn(words), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(words, total=None)
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(words, total=None)
 
-        def update(advance: int, total: int) -> None:
-            if total:
-                bar.update(task, total=total)
-            bar.advance(task, advance)
+    def update(advance: int, total: int) -> None:
+        bar.start()
+        bar.update(task, advance=advance, total=total or None)
 
+    try:
         yield update
+    finally:
+        bar.stop()

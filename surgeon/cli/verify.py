@@ -21,7 +21,12 @@ def verify(
     from surgeon.verification import verify as run
 
     with progress("comparing") as update:
-        result = run(output, against, advance=lambda count: update(count, 0))
+        result = run(
+            output,
+            against,
+            announce=lambda total: update(0, total),
+            advance=lambda count: update(count, 0),
+        )
     if as_json:
         print_json(result)
     elif result.ok:

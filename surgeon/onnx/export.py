@@ -59,6 +59,7 @@ def export_onnx(
     int4: bool = False,
     last_logits_only: bool = False,
     output: str | os.PathLike[str] | None = None,
+    announce: Callable[[int], None] = lambda total: None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> ExportReport:
     """Writes model.onnx and genai_config.json into the folder of ``model``.
@@ -66,6 +67,7 @@ def export_onnx(
     With the checkpoint's own dtype no weight is copied. Another dtype, or ``int4`` (matrices of 4
     bits, the head of 8), writes model.onnx.data too. ``output`` names another folder, which gets hard
     links to the checkpoint's files (copies on another disk); the only way for the bundled sample.
+    ``announce`` gets the bytes to convert, if any, ``advance`` those just converted.
 
     Raises SurgeonError for what the graph cannot express, and if onnx is not installed.
     """
@@ -96,6 +98,8 @@ def export_onnx(
     if "generation_config.json" in checkpoint.source.files():
         generation = read_json(checkpoint.source, "generation_config.json")
     genai = genai_config(checkpoint, generation, GRAPH, rope.length, chosen != "F32")
+    if store.size:
+        announce(store.size)
     _write(folder, store, {GRAPH: text, GENAI: encode_json(genai)}, advance)
     kv = costs(checkpoint.structure, checkpoint.tensors.values(), 0).kv_bytes_per_token
     return ExportReport(

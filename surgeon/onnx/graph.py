@@ -13,6 +13,7 @@ from surgeon.onnx.ops import MICROSOFT, Graph
 from surgeon.onnx.rope import Rope, tables
 from surgeon.onnx.weights import Store, encode
 from surgeon.plan import Sublayer
+from surgeon.runtimes import unsupported_by_onnxruntime as unsupported
 
 KEY = "past_key_values.{}.key"
 VALUE = "past_key_values.{}.value"
@@ -22,19 +23,12 @@ PRESENT_VALUE = "present.{}.value"
 
 def check_supported(checkpoint: Checkpoint, where: str) -> None:
     """Refuses what the graph cannot express, by name."""
-    structure, config = checkpoint.structure, checkpoint.config
-    if structure.quantized:
-        raise SurgeonError(
-            f"{where}: quantized weights cannot be exported; export the 16-bit checkpoint with --int4"
-        )
-    act = config.get("hidden_act", "silu")
+    reason = unsupported(checkpoint.structure)
+    if reason is not None:
+        raise SurgeonError(f"{where}: {reason}")
+    act = checkpoint.config.get("hidden_act", "silu")
     if act not in ("silu", "swish"):
         raise SurgeonError(f"{where}: hidden_act {act!r} is not known; only silu is")
-    if structure.dims.head_dim % 8:
-        raise SurgeonError(
-            f"{where}: head_dim {structure.dims.head_dim} is not a multiple of 8, as onnxruntime's "
-            "attention needs"
-        )
 
 
 def build(checkpoint: Checkpoint, store: Store, rope: Rope, last_logits_only: bool) -> Graph:
