@@ -20,11 +20,13 @@ from surgeon.version import __version__
 if TYPE_CHECKING:
     from surgeon.errors import SurgeonError
     from surgeon.inspection import Inspection, inspect
+    from surgeon.onnx.export import ExportReport, export_onnx
     from surgeon.plan import Plan, Sublayer
     from surgeon.surgery import PruneReport, prune
     from surgeon.verification import Verification, verify
 
 __all__ = [
+    "ExportReport",
     "Inspection",
     "Plan",
     "PruneReport",
@@ -32,12 +34,15 @@ __all__ = [
     "SurgeonError",
     "Verification",
     "__version__",
+    "export_onnx",
     "inspect",
     "prune",
     "verify",
 ]
 
 _HOMES = {
+    "ExportReport": "surgeon.onnx.export",
+    "export_onnx": "surgeon.onnx.export",
     "Inspection": "surgeon.inspection",
     "inspect": "surgeon.inspection",
     "Plan": "surgeon.plan",

@@ -87,6 +87,31 @@ class Plan:
             )
 
     @classmethod
+    def choose(
+        cls,
+        num_layers: int,
+        drop: str = "attn",
+        *,
+        last: int | None = None,
+        fraction: str | float | None = None,
+        layers: str | Iterable[int] | None = None,
+        keep_last: bool = False,
+        absent: Iterable[Site] = (),
+    ) -> Self:
+        """The plan of whichever one of ``last``, ``fraction`` and ``layers`` is given.
+
+        SurgeonError if none is, or several are.
+        """
+        if sum(rule is not None for rule in (last, fraction, layers)) == 1:
+            if last is not None:
+                return cls.last(num_layers, last, drop, keep_last, absent)
+            if fraction is not None:
+                return cls.fraction(num_layers, fraction, drop, keep_last, absent)
+            if layers is not None:
+                return cls.layers(num_layers, layers, drop, keep_last, absent)
+        raise SurgeonError("plan: give exactly one of --last, --fraction and --layers")
+
+    @classmethod
     def last(
         cls,
         num_layers: int,

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surgeon.accounting import Costs, costs
 from surgeon.card import model_card
@@ -20,6 +20,9 @@ from surgeon.runtimes import Runtime, runtimes
 from surgeon.structure import Structure
 from surgeon.units import parse_size
 from surgeon.version import __version__
+
+if TYPE_CHECKING:
+    from surgeon.onnx.export import ExportReport
 
 COMPANIONS = (
     "generation_config.json",
@@ -48,7 +51,8 @@ class PruneReport:
     """What a cut did, or with ``dry_run`` would do.
 
     ``seconds`` covers all of the writing; ``shared_bytes`` are those that the filesystem shares
-    with the source instead of copying. ``files`` are the names in the output folder.
+    with the source instead of copying. ``files`` are the names in the output folder, those of the
+    graph excepted, which ``onnx`` reports if it was asked for.
     """
 
     source: str
@@ -65,6 +69,7 @@ class PruneReport:
     shared_bytes: int
     files: tuple[str, ...]
     runtimes: tuple[Runtime, ...]
+    onnx: "ExportReport | None"
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ def prune(
     portable: bool = False,
     max_shard_size: int | str = "5GB",
     overwrite: bool = False,
+    onnx: bool = False,
     dry_run: bool = False,
     announce: Callable[[Operation], None] = lambda operation: None,
     advance: Callable[[int], None] = lambda count: None,
@@ -101,34 +107,48 @@ def prune(
 
     ``model`` is a folder or ``"sample"``. What to remove is either a ``plan`` or the words of the
     command line: ``drop`` ("attn", "mlp", "block") with one of ``last``, ``fraction``, ``layers``.
+    ``onnx`` exports the result too, as ``export_onnx`` does by default.
     ``announce`` is called once all is checked, before the first byte is written; ``advance`` with
     the number of bytes that just got their place. No tensor is loaded.
 
     Raises SurgeonError, and writes nothing, when model, plan, output or disk do not allow it.
     """
-    operation = prepare(
-        model,
-        plan,
-        drop=drop,
-        last=last,
-        fraction=fraction,
-        layers=layers,
-        keep_last=keep_last,
-        portable=portable,
-        max_shard_size=max_shard_size,
-    )
+    shard_size = parse_size(max_shard_size)
+    checkpoint = open_checkpoint(model)
+    rules = (last, fraction, layers)
+    if plan is None:
+        plan = Plan.choose(
+            checkpoint.structure.num_layers,
+            drop,
+            last=last,
+            fraction=fraction,
+            layers=layers,
+            keep_last=keep_last,
+            absent=checkpoint.structure.absent,
+        )
+    elif any(rule is not None for rule in rules):
+        raise SurgeonError("plan: give exactly one of a Plan, last, fraction and layers")
+    operation = operate(checkpoint, plan, portable, shard_size)
     target = expand(output)
-    check_output(target, operation.checkpoint, overwrite)
+    check_output(target, checkpoint, overwrite)
+    if onnx:
+        from surgeon.onnx.export import check_exportable
+
+        check_exportable(operation.structure, operation.config, f"{target}/config.json")
     extras = _extras(operation)
     announce(operation)
     size, seconds, shared = operation.layout.size, 0.0, 0
     if not dry_run:
-        source = operation.checkpoint.source
-        written = write(source, operation.layout, extras, target, overwrite, advance)
+        written = write(checkpoint.source, operation.layout, extras, target, overwrite, advance)
         size, seconds, shared = written.size, written.seconds, written.shared
+    exported = None
+    if onnx and not dry_run:
+        from surgeon.onnx.export import export_onnx
+
+        exported = export_onnx(target)
     before, after = operation_costs(operation)
     return PruneReport(
-        source=operation.checkpoint.source.name,
+        source=checkpoint.source.name,
         output=str(target),
         plan=operation.plan,
         words=operation.plan.describe(),
@@ -142,36 +162,8 @@ def prune(
         shared_bytes=shared,
         files=tuple(sorted([*(file.name for file in operation.layout.files), *extras])),
         runtimes=runtimes(operation.structure),
+        onnx=exported,
     )
-
-
-def prepare(
-    model: str | os.PathLike[str],
-    plan: Plan | None = None,
-    *,
-    drop: str = "attn",
-    last: int | None = None,
-    fraction: str | float | None = None,
-    layers: str | Iterable[int] | None = None,
-    keep_last: bool = False,
-    portable: bool = False,
-    max_shard_size: int | str = "5GB",
-) -> Operation:
-    """All of ``prune`` that comes before writing."""
-    shard_size = parse_size(max_shard_size)
-    rules = [rule for rule in (last, fraction, layers) if rule is not None]
-    if (plan is not None) + len(rules) != 1:
-        raise SurgeonError("plan: give exactly one of --last, --fraction and --layers (or a Plan)")
-    checkpoint = open_checkpoint(model)
-    count, absent = checkpoint.structure.num_layers, checkpoint.structure.absent
-    if last is not None:
-        plan = Plan.last(count, last, drop, keep_last, absent)
-    elif fraction is not None:
-        plan = Plan.fraction(count, fraction, drop, keep_last, absent)
-    elif layers is not None:
-        plan = Plan.layers(count, layers, drop, keep_last, absent)
-    assert plan is not None
-    return operate(checkpoint, plan, portable, shard_size)
 
 
 def operate(checkpoint: Checkpoint, plan: Plan, portable: bool, max_shard_size: int) -> Operation:

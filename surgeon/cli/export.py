@@ -1,5 +1,6 @@
 """surgeon export"""
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -85,7 +86,7 @@ def onnx(
                 f"{checked.prompt_tokens} prompt tokens and {checked.decode_steps} cached steps."
             )
         folder = output or model
-        typer.echo(f'Next: surgeon generate {folder} "Once upon a time" --runtime onnxruntime')
+        typer.echo(f'Next: surgeon generate {shlex.quote(str(folder))} "Once upon a time"')
     if checked and not checked.ok:
         raise typer.Exit(1)
 

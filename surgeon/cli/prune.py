@@ -52,6 +52,9 @@ def prune(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", metavar="", help="Replace OUT, if surgeon made it.")
     ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", metavar="", help="Export the result for onnxruntime as well.")
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -87,6 +90,7 @@ def prune(
             portable=portable,
             max_shard_size=max_shard_size,
             overwrite=overwrite,
+            onnx=onnx,
             dry_run=dry_run,
             announce=announce,
             advance=lambda count: update(count, 0),
@@ -114,4 +118,8 @@ def prune(
         f"Wrote {format_size(report.bytes_written)} to {report.output} in {report.seconds:.2f} s, "
         f"{speed:.2f} GB/s{shared}."
     )
+    if report.onnx:
+        from surgeon.cli.export import show
+
+        show(report.onnx)
     typer.echo(f'Next: surgeon generate {shlex.quote(report.output)} "Once upon a time"')

@@ -10,7 +10,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from surgeon.accounting import costs
 from surgeon.checkpoint.source import Checkpoint, FolderSource, open_checkpoint, read_json
@@ -18,8 +20,9 @@ from surgeon.errors import SurgeonError
 from surgeon.jsonfile import encode_json
 from surgeon.onnx.genai import GENAI, genai_config
 from surgeon.onnx.graph import build, check_supported
-from surgeon.onnx.rope import read_rope
+from surgeon.onnx.rope import Rope, read_rope
 from surgeon.onnx.weights import DATA, ELEMENTS, Store
+from surgeon.structure import Structure
 from surgeon.units import format_size
 
 GRAPH = "model.onnx"
@@ -74,18 +77,11 @@ def export_onnx(
     start = time.perf_counter()
     checkpoint = open_checkpoint(model)
     where = str(checkpoint.source.path("config.json"))
-    check_supported(checkpoint, where)
+    rope = check_exportable(checkpoint.structure, checkpoint.config, where)
     chosen, why = choose_dtype(checkpoint, dtype)
-    rope = read_rope(checkpoint.config, checkpoint.structure.dims.head_dim, where)
     store = Store(checkpoint, chosen, 4 if int4 else None)
     folder = _folder(checkpoint, output)
-    try:
-        graph = build(checkpoint, store, rope, last_logits_only)
-    except ImportError as error:
-        raise SurgeonError(
-            f"export onnx needs {error.name}, which is not installed; run: "
-            "pip install 'surgeon[onnxruntime]'"
-        ) from None
+    graph = build(checkpoint, store, rope, last_logits_only)
     _check_links(folder, store.files)
     metadata = {
         "surgeon.fingerprint": checkpoint.fingerprint,
@@ -116,6 +112,16 @@ def export_onnx(
         context_length=rope.length,
         seconds=time.perf_counter() - start,
     )
+
+
+def check_exportable(structure: Structure, config: dict[str, Any], where: str) -> Rope:
+    """All that can be refused before a weight is there; the rope settings of the graph."""
+    check_supported(structure, config, where)
+    if find_spec("onnx") is None:
+        raise SurgeonError(
+            "export onnx needs onnx, which is not installed; run: pip install 'surgeon[onnxruntime]'"
+        )
+    return read_rope(config, structure.dims.head_dim, where)
 
 
 def choose_dtype(checkpoint: Checkpoint, dtype: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ next norm. KV caches are numbered over the attentions that are there, without ho
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from surgeon.checkpoint.header import Tensor
 from surgeon.checkpoint.source import Checkpoint
@@ -14,6 +15,7 @@ from surgeon.onnx.rope import Rope, tables
 from surgeon.onnx.weights import Store, encode
 from surgeon.plan import Sublayer
 from surgeon.runtimes import unsupported_by_onnxruntime as unsupported
+from surgeon.structure import Structure
 
 KEY = "past_key_values.{}.key"
 VALUE = "past_key_values.{}.value"
@@ -21,12 +23,12 @@ PRESENT_KEY = "present.{}.key"
 PRESENT_VALUE = "present.{}.value"
 
 
-def check_supported(checkpoint: Checkpoint, where: str) -> None:
+def check_supported(structure: Structure, config: dict[str, Any], where: str) -> None:
     """Refuses what the graph cannot express, by name."""
-    reason = unsupported(checkpoint.structure)
+    reason = unsupported(structure)
     if reason is not None:
         raise SurgeonError(f"{where}: {reason}")
-    act = checkpoint.config.get("hidden_act", "silu")
+    act = config.get("hidden_act", "silu")
     if act not in ("silu", "swish"):
         raise SurgeonError(f"{where}: hidden_act {act!r} is not known; only silu is")
 
