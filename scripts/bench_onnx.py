@@ -249,13 +249,20 @@ def released() -> Iterator[None]:
 
 
 def measure(
-    folder: Path, cut: str, device: str, options: argparse.Namespace, speed: float
+    folder: Path,
+    cut: str,
+    device: str,
+    options: argparse.Namespace,
+    speed: float,
+    quantized_bytes: int,
 ) -> Iterator[Row]:
     """All tasks in all engines for one model; a task that an engine cannot do is told on stderr."""
     found = inspect(folder)
     for name, engine in engines(folder, device, options.engines.split(",")):
         print(f"{cut}: {name} loaded in {engine.load_seconds:.2f} s", file=sys.stderr, flush=True)
         weights, cache = found.costs.weight_bytes_per_token, found.costs.kv_bytes_per_token
+        if quantized_bytes and isinstance(engine, Ours):
+            weights = quantized_bytes
         room = checkpoint_context(folder) - options.runs - 16
         tasks: list[tuple[str, Callable[[], float], int]] = [
             (f"prefill {n}", partial(engine.prefill, n, options.runs), weights) for n in PREFILLS
@@ -352,12 +359,14 @@ def main() -> None:
         speed = bandwidth()
         print(f"{speed / 1e9:.0f} GB/s read", file=sys.stderr)
     rows: list[Row] = []
-    exports: dict[str, float] = {}
+    exports: dict[str, Any] = {}
     for cut, folder in variants(source, options.work, options.fraction, options.cuts.split(",")):
         dtype = "fp32" if options.cpu else options.dtype
-        exports[cut] = export_onnx(folder, dtype, int4=options.int4, last_logits_only=True).seconds
+        export = export_onnx(folder, dtype, int4=options.int4, last_logits_only=True)
+        exports[cut] = export.seconds
         print(f"{cut}: exported in {exports[cut]:.3f} s", file=sys.stderr, flush=True)
-        rows += measure(folder, cut, device, options, speed)
+        quantized = export.data_bytes if options.int4 else 0
+        rows += measure(folder, cut, device, options, speed, quantized)
     shutil.rmtree(options.work)
     report = {
         "model": options.cpu or options.shape,

@@ -28,6 +28,12 @@ def generate(
     device: Annotated[
         Literal["auto", "cuda", "cpu"], typer.Option(help="Where it runs; auto: CUDA if there is one.")
     ] = "auto",
+    cuda_graph: Annotated[
+        bool,
+        typer.Option(
+            "--cuda-graph", metavar="", help="Replay decode steps as a CUDA graph (onnxruntime)."
+        ),
+    ] = False,
     seed: Annotated[int | None, typer.Option(metavar="S", help="Makes sampling repeatable.")] = None,
 ) -> None:
     """Continue a text with a model, pruned or not, token by token (onnxruntime or transformers)."""
@@ -42,6 +48,7 @@ def generate(
         top_p=top_p,
         runtime=runtime,
         device=device,
+        cuda_graph=cuda_graph,
     )
     typer.echo(prompt, nl=False)
     for text in pieces:

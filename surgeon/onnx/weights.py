@@ -105,7 +105,10 @@ class Store:
     def quantized(
         self, graph: Graph, x: str, name: str, tensors: Sequence[Tensor], bits: int, block: int = 32
     ) -> str:
-        """The same product with weights of 4 or 8 bits: MatMulNBits."""
+        """The same product with weights of 4 or 8 bits: MatMulNBits.
+
+        On a CPU, which float32 stands for, it may round activations to 8 bits: six times faster.
+        """
         from onnx import TensorProto
 
         rows, columns = sum(t.shape[0] for t in tensors), tensors[0].shape[1]
@@ -139,6 +142,7 @@ class Store:
             N=rows,
             bits=bits,
             block_size=block,
+            accuracy_level=4 if self.dtype == "F32" else 0,
         )
 
     def _reserve(

@@ -76,7 +76,7 @@ def load(
     options.log_severity_level = 3
     provider: Any = "CPUExecutionProvider"
     if chosen == "cuda":
-        # on an H200 its other decode kernel is 3-7 % faster, at every length and batch measured;
+        # on an H200 its other decode kernel is 2-7 % faster, at every length and batch measured;
         # onnxruntime has no option for it but this
         os.environ.setdefault("ORT_ENABLE_XQA", "0")
         flags = {"enable_cuda_graph": "1" if cuda_graph else "0", "use_tf32": "0"}
