@@ -16,6 +16,9 @@ class Detokenizer:
         self._ids = list(prompt)
         self._window = max(0, len(self._ids) - 8)
         self._read = len(self._ids)
+        # a window that starts inside of a character decodes to nothing but replacement characters
+        while self._window and decode(self._ids[self._window :]).startswith("\ufffd"):
+            self._window -= 1
 
     def push(self, token: int) -> str:
         """The text that one more id completes; empty inside of a character."""

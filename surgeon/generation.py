@@ -61,7 +61,10 @@ def generate(
         tokens = tokens_of(network, tokenizer, ids, max_new_tokens, temperature, top_p, seed)
     else:
         raise SurgeonError(f"--runtime {runtime!r} is not known; use {', '.join(RUNTIMES)}")
-    text = Detokenizer(decode, ids)
+    return _pieces(Detokenizer(decode, ids), tokens)
+
+
+def _pieces(text: Detokenizer, tokens: Iterator[int]) -> Iterator[str]:
     for token in tokens:
         if piece := text.push(token):
             yield piece

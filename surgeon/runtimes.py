@@ -52,8 +52,8 @@ def unsupported_by_onnxruntime(structure: Structure) -> str | None:
     """Why there can be no graph of such a model, or None."""
     if structure.quantized:
         return "quantized weights cannot be exported; export the 16-bit checkpoint with --int4"
-    if structure.dims.head_dim % 8:
-        return f"its attention needs heads of a multiple of 8, these are of {structure.dims.head_dim}"
+    if structure.dims.head_dim % 16:
+        return f"its attention needs heads of a multiple of 16, these are of {structure.dims.head_dim}"
     return None
 
 

@@ -5,16 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgeon.onnx.ops import Graph
-from surgeon.onnx.weights import DATA, quantize_rows
+from surgeon.onnx.weights import quantize_rows
 from surgeon.runtime.session import Loaded, load
 from surgeon.runtime.with_transformers import load_model
 
 BOUNDS = {1: 1e-4, 10: 2e-2, 16: 1e-1}
 """Largest difference allowed, as a share of the largest logit, by onnx element type: float32, float16,
-bfloat16. Weights of 4 bits are compared with the same rounded weights, so they get no more room."""
-
-ROUNDED_ACTIVATIONS = 1e-1
-"""The same for weights of 4 bits on a CPU, where activations are rounded to 8 bits on the way."""
+bfloat16."""
 
 _PROMPT, _STEPS = 24, 4
 
@@ -41,17 +38,16 @@ def check_onnx(model: str | os.PathLike[str], device: str = "auto") -> CheckRepo
     """Runs a prompt and four cached decode steps through the graph beside ``model`` and through
     transformers, and compares all logits. The whole model is loaded twice, once in float32.
 
+    Weights of 4 bits are compared with the same rounded weights, and without rounding activations.
     Raises SurgeonError when either cannot be loaded.
     """
-    loaded = load(model, device)
+    loaded = load(model, device, exact=True)
     reference, _ = load_model(str(loaded.checkpoint.source.path("")), "cpu")
     import numpy as np
     import torch
 
-    bound = BOUNDS[loaded.element]
-    if loaded.checkpoint.source.files().get(DATA) and _is_quantized(loaded):
+    if loaded.quantized:
         _round_weights(reference, loaded)
-        bound = max(bound, ROUNDED_ACTIVATIONS if loaded.element == 1 else 0)
     vocabulary = loaded.checkpoint.structure.dims.vocab_size
     ids = np.random.default_rng(0).integers(0, vocabulary, (1, _PROMPT + _STEPS))
     with torch.no_grad():
@@ -67,7 +63,7 @@ def check_onnx(model: str | os.PathLike[str], device: str = "auto") -> CheckRepo
         decode_steps=_STEPS,
         difference=difference,
         relative=difference / float(np.abs(expected).max()),
-        bound=bound,
+        bound=BOUNDS[loaded.element],
     )
 
 
@@ -111,13 +107,6 @@ def to_float(value: Any) -> Any:
     text = graph.model("to_float", {}).SerializeToString()
     session = ort.InferenceSession(text, providers=["CPUExecutionProvider"])
     return session.run_with_ort_values(["y"], {"x": value})[0].numpy()
-
-
-def _is_quantized(loaded: Loaded) -> bool:
-    import onnx
-
-    graph = onnx.load(str(loaded.checkpoint.source.path("model.onnx")), load_external_data=False)
-    return any(node.op_type == "MatMulNBits" for node in graph.graph.node)
 
 
 def _round_weights(reference: Any, loaded: Loaded) -> None:

@@ -14,14 +14,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from surgeon.accounting import costs
-from surgeon.checkpoint.source import Checkpoint, FolderSource, open_checkpoint, read_json
+from surgeon.checkpoint.source import (
+    Checkpoint,
+    FolderSource,
+    open_checkpoint,
+    read_json,
+    sample_folder,
+)
 from surgeon.errors import SurgeonError
 from surgeon.jsonfile import encode_json
 from surgeon.onnx.genai import GENAI, genai_config
 from surgeon.onnx.graph import build, check_supported
 from surgeon.onnx.rope import Rope, read_rope
-from surgeon.onnx.weights import DATA, ELEMENTS, Store
+from surgeon.onnx.weights import BYTES, DATA, ELEMENTS, Store
 from surgeon.structure import Structure
 from surgeon.units import format_size
 
@@ -97,7 +102,8 @@ def export_onnx(
     if store.size:
         announce(store.size)
     _write(folder, store, {GRAPH: text, GENAI: encode_json(genai)}, advance)
-    kv = costs(checkpoint.structure, checkpoint.tensors.values(), 0).kv_bytes_per_token
+    dims = checkpoint.structure.dims
+    kv = 2 * dims.num_key_value_heads * dims.head_dim * BYTES[chosen]
     return ExportReport(
         model=checkpoint.source.name,
         graph=str(folder / GRAPH),
@@ -106,7 +112,7 @@ def export_onnx(
         int4=int4,
         graph_bytes=len(text),
         data_bytes=store.size,
-        kv_bytes_per_token=kv,
+        kv_bytes_per_token=kv * checkpoint.structure.num_attentions,
         kv_caches=checkpoint.structure.num_attentions,
         layers=checkpoint.structure.num_layers,
         context_length=rope.length,
@@ -163,7 +169,7 @@ def sample_digest(checkpoint: Checkpoint) -> str:
 def _folder(checkpoint: Checkpoint, output: str | os.PathLike[str] | None) -> Path:
     source = checkpoint.source
     if output is None:
-        if source.name == "sample":
+        if os.path.realpath(source.path("")) == os.path.realpath(sample_folder()):
             raise SurgeonError("sample: lies inside the package; export it with -o FOLDER")
         return source.path("")
     folder = Path(output).expanduser()
@@ -171,7 +177,7 @@ def _folder(checkpoint: Checkpoint, output: str | os.PathLike[str] | None) -> Pa
         raise SurgeonError(f"{folder}: is not a folder; choose another -o")
     if not isinstance(source, FolderSource):
         raise SurgeonError(f"{folder}: -o works for local folders only")
-    for name in source.files():
+    for name in source.files().keys() - {GRAPH, DATA, GENAI}:
         target = folder / name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -208,9 +214,9 @@ def _write(folder: Path, store: Store, files: dict[str, bytes], advance: Callabl
         with tempfile.TemporaryDirectory(prefix=".surgeon-", dir=folder) as staging:
             if store.size:
                 store.write(Path(staging) / DATA, advance)
-                os.replace(Path(staging) / DATA, folder / DATA)
-            for name, content in sorted(files.items()):
+            for name, content in files.items():
                 (Path(staging) / name).write_bytes(content)
+            for name in ([DATA] if store.size else []) + sorted(files):
                 os.replace(Path(staging) / name, folder / name)
             if not store.size:
                 (folder / DATA).unlink(missing_ok=True)

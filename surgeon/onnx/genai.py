@@ -26,7 +26,9 @@ def genai_config(
         return config.get(key) if value is None else value
 
     eos = token("eos_token_id")
-    first = eos[0] if isinstance(eos, list) and eos else eos
+    if eos == []:
+        eos = None
+    first = eos[0] if isinstance(eos, list) else eos
     pad = token("pad_token_id")
     return {
         "model": {

@@ -42,7 +42,13 @@ def read_rope(config: dict[str, Any], head_dim: int, where: str) -> Rope:
     length = config.get("max_position_embeddings", 2048)
     if not isinstance(length, int) or length < 1:
         raise SurgeonError(f"{where}: max_position_embeddings is {length!r}; expected a number")
+    for key in _NEEDED.get(kind, ()):
+        if not isinstance(settings.get(key), int | float):
+            raise SurgeonError(f"{where}: rope type {kind!r} needs a number for {key}")
     return Rope(kind, float(theta), head_dim, length, settings)
+
+
+_NEEDED = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
 
 
 def tables(rope: Rope) -> "tuple[Array, Array]":
@@ -61,7 +67,8 @@ def _default(rope: Rope) -> "tuple[Array, float]":
     import numpy as np
 
     exponents = np.arange(0, rope.head_dim, 2, dtype=np.float32) / np.float32(rope.head_dim)
-    return (1.0 / np.power(np.float32(rope.theta), exponents)).astype(np.float32), 1.0
+    powers = np.power(rope.theta, exponents.astype(np.float64)).astype(np.float32)
+    return np.float32(1) / powers, 1.0
 
 
 def _linear(rope: Rope) -> "tuple[Array, float]":
@@ -78,7 +85,7 @@ def _llama3(rope: Rope) -> "tuple[Array, float]":
     inverse, scale = _default(rope)
     s = rope.settings
     factor, low, high = s["factor"], s["low_freq_factor"], s["high_freq_factor"]
-    context = s["original_max_position_embeddings"]
+    context = s.get("original_max_position_embeddings") or rope.length
     wavelength = 2 * np.float32(math.pi) / inverse
     smooth = (context / wavelength - low) / (high - low)
     blended = (1 - smooth) * inverse / factor + smooth * inverse

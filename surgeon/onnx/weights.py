@@ -216,7 +216,7 @@ def encode(array: "Array", dtype: str) -> bytes:
     if dtype == "F16":
         with np.errstate(over="ignore"):
             half: Array = array.astype("<f2")
-        if not np.isfinite(half).all() and np.isfinite(array).all():
+        if (np.isinf(half) & np.isfinite(array)).any():
             raise SurgeonError("a weight is too large for float16; export with --dtype bf16 or fp32")
         return bytes(half.tobytes())
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)

@@ -33,9 +33,12 @@ def generate_ids(
             f"{loaded.context_length}"
         )
     capacity = min(loaded.context_length, longest + max_new_tokens)
-    batch = Batch(loaded, prompts, capacity, sampling)
-    running = [True] * len(prompts)
-    for step in range(capacity - longest):
+    return _steps(Batch(loaded, prompts, capacity, sampling), len(prompts), capacity - longest, stop)
+
+
+def _steps(batch: "Batch", rows: int, count: int, stop: Sequence[int]) -> Iterator[list[int | None]]:
+    running = [True] * rows
+    for step in range(count):
         ids = batch.prefill() if step == 0 else batch.decode()
         yield [token if on else None for token, on in zip(ids, running, strict=True)]
         running = [on and token not in stop for token, on in zip(ids, running, strict=True)]

@@ -4,6 +4,7 @@ It also counts: lengths grow by one, and the next attention mask is made from th
 sends nothing to the device, and takes nothing back but token ids.
 """
 
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not self.temperature >= 0:
             raise SurgeonError(f"--temperature {self.temperature} is below 0; use 0 for greedy")
         if not 0 < self.top_p <= 1:
             raise SurgeonError(f"--top-p {self.top_p} is not in (0, 1]")
@@ -78,7 +79,9 @@ def _draw(graph: Graph, scores: str, sampling: Sampling, vocabulary: int) -> Non
         likely = graph.node("Less", [before, limit], "likely")
         never = graph.constant("never", np.array(-np.inf, np.float32))
         scores = graph.node("Where", [likely, "sorted", never], "nucleus")
-    seed: dict[str, Any] = {} if sampling.seed is None else {"seed": float(sampling.seed)}
+    # without one, onnxruntime would take the same number for every session of a process
+    number = random.getrandbits(24) if sampling.seed is None else sampling.seed
+    seed: dict[str, Any] = {"seed": float(number)}
     # float32 can draw 0 exactly, whose logarithm is not a number to go on with
     noise = graph.node("RandomUniformLike", [scores], "uniform", low=1e-7, high=1.0, **seed)
     for step in ("1", "2"):

@@ -30,6 +30,7 @@ class Loaded:
     device: str
     element: int
     context_length: int
+    quantized: bool
     last_logits_only: bool
     cuda_graph: bool
     graph_ids: Iterator[int] = field(default_factory=lambda: count(1))
@@ -45,11 +46,16 @@ class Loaded:
 
 
 def load(
-    model: str | os.PathLike[str], device: str = "auto", cuda_graph: bool = False, threads: int = 0
+    model: str | os.PathLike[str],
+    device: str = "auto",
+    cuda_graph: bool = False,
+    threads: int = 0,
+    exact: bool = False,
 ) -> Loaded:
     """Opens the graph beside the weights of ``model``.
 
-    ``device`` auto takes CUDA where onnxruntime has it and the graph is of 16 bits. Raises
+    ``device`` auto takes CUDA where onnxruntime has it and the graph is of 16 bits; ``exact`` forbids
+    a CPU to round activations between weights of 4 bits. Raises
     SurgeonError when there is no graph, when it was made for other weights, or when the device
     cannot run it.
     """
@@ -65,7 +71,11 @@ def load(
     path = checkpoint.source.path(GRAPH)
     if not path.is_file():
         raise SurgeonError(f"{path}: not found; run: surgeon export onnx {model}")
-    graph = onnx.load(str(path), load_external_data=False)
+    try:
+        graph = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's
+        again = f"run: surgeon export onnx {model}"
+        raise SurgeonError(f"{path}: is not a graph ({error}); {again}") from None
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
     _check_belongs(checkpoint, metadata, path)
     logits = graph.graph.output[0].type.tensor_type
@@ -81,8 +91,17 @@ def load(
         os.environ.setdefault("ORT_ENABLE_XQA", "0")
         flags = {"enable_cuda_graph": "1" if cuda_graph else "0", "use_tf32": "0"}
         provider = ("CUDAExecutionProvider", flags)
+    quantized = [node for node in graph.graph.node if node.op_type == "MatMulNBits"]
+    content: str | bytes = str(path)
+    if quantized and exact:
+        for node in quantized:
+            for attribute in node.attribute:
+                attribute.i = 0 if attribute.name == "accuracy_level" else attribute.i
+        content = graph.SerializeToString()
+        folder = str(path.parent.absolute())
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
-        session = ort.InferenceSession(str(path), options, providers=[provider])
+        session = ort.InferenceSession(content, options, providers=[provider])
     except Exception as error:  # onnxruntime's own exceptions share no base class
         raise SurgeonError(f"{path}: onnxruntime cannot load it ({error})") from None
     if chosen == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
@@ -94,6 +113,7 @@ def load(
         device=chosen,
         element=element,
         context_length=int(metadata["surgeon.context_length"]),
+        quantized=bool(quantized),
         last_logits_only=logits.shape.dim[1].dim_value == 1,
         cuda_graph=cuda_graph and chosen == "cuda",
     )

@@ -1,0 +1,109 @@
+"""Graphs of 16 bits on CUDA: as near to float32 as transformers is in the same dtype."""
+
+import llama_numbers
+import pytest
+from llama_numbers import SMALL, rows
+
+np = pytest.importorskip("numpy")
+torch = pytest.importorskip("torch")
+ort = pytest.importorskip("onnxruntime")
+
+pytestmark = [
+    pytest.mark.models,
+    pytest.mark.skipif(
+        "CUDAExecutionProvider" not in ort.get_available_providers(),
+        reason="this onnxruntime has no CUDA provider",
+    ),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
+]
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+PROMPT, STEPS = 24, 8
+CUTS = {
+    "whole": {},
+    "attn": {"drop": "attn", "last": 1},
+    "mlp": {"drop": "mlp", "layers": "0"},
+    "no-attention": {"drop": "attn", "last": 3},
+}
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Folders by name: copies of the sample, and cuts of a random model with heads of 64."""
+    import shutil
+
+    import surgeon
+
+    root = tmp_path_factory.mktemp("cuda")
+    shutil.copytree(llama_numbers.SAMPLE, root / "trained")
+    config = {"max_position_embeddings": 256}
+    llama_numbers.make(root / "whole", SMALL, heads=4, head_dim=64, hidden=256, mlp=320, config=config)
+    for name, arguments in CUTS.items():
+        if arguments:
+            surgeon.prune(root / "whole", root / name, **arguments)
+    return lambda name: root / name
+
+
+def graph(folder, dtype, **options):
+    from surgeon.onnx.export import export_onnx
+    from surgeon.runtime.session import load
+
+    export_onnx(folder, dtype)
+    loaded = load(folder, "cuda", **options)
+    assert loaded.device == "cuda"
+    return loaded
+
+
+def logits(folder, tokens, dtype, device):
+    from transformers import AutoModelForCausalLM
+
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    with torch.no_grad():
+        return network(torch.from_numpy(tokens).to(device)).logits.float().cpu().numpy()
+
+
+def error(got, want):
+    """Relative, over prefill and steps apart, so that one cannot hide the other."""
+    parts = (slice(0, PROMPT), slice(PROMPT, None))
+    return [np.linalg.norm(got[:, p] - want[:, p]) / np.linalg.norm(want[:, p]) for p in parts]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["trained", *CUTS])
+def test_logits(name, dtype, made):
+    from surgeon.onnx.check import run_graph
+
+    tokens = np.random.default_rng(7).integers(3, 2048, (2, PROMPT + STEPS))
+    folder = made(name)
+    want = logits(folder, tokens, torch.float32, "cpu")
+    theirs = error(logits(folder, tokens, DTYPES[dtype], "cuda"), want)
+    mine = error(run_graph(graph(folder, dtype), tokens, PROMPT), want)
+    for my, their in zip(mine, theirs, strict=True):
+        assert my <= 1.5 * their
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", ["trained", *CUTS])
+def test_a_captured_graph_gives_the_same_tokens(name, last, dtype, made):
+    from surgeon.onnx.export import export_onnx
+    from surgeon.runtime.decoding import generate_ids
+    from surgeon.runtime.session import load
+
+    folder = made(name)
+    export_onnx(folder, dtype, last_logits_only=last)
+    prompts = [[1, 400, 401], [1, 5, 77, 78, 1500, 12, 13], [7]]
+    captured = load(folder, "cuda", cuda_graph=True)
+    assert captured.cuda_graph
+    plain = rows(list(generate_ids(load(folder, "cuda"), prompts, 24)))
+    assert rows(list(generate_ids(captured, prompts, 24))) == plain
+    # a second batch in the same session has other buffers, so it needs a capture of its own
+    assert rows(list(generate_ids(captured, prompts[::-1], 24))) == plain[::-1]
+
+
+def test_int4(made):
+    from surgeon.onnx.check import check_onnx
+    from surgeon.onnx.export import export_onnx
+
+    export_onnx(made("trained"), "bf16", int4=True)
+    assert check_onnx(made("trained"), "cuda").ok
