@@ -346,7 +346,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("/dev/shm/surgeon-bench"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    shutil.rmtree(options.work, ignore_errors=True)
+    if options.work.exists():
+        parser.error(f"{options.work} exists; remove it or name another --work")
     options.work.mkdir(parents=True)
     source = options.work / "source"
     device = "cpu" if options.cpu else "cuda"

@@ -260,7 +260,8 @@ def main() -> None:
     options = parser.parse_args()
     shape = LARGE if options.large else SMALL
     work: Path = options.work
-    shutil.rmtree(work, ignore_errors=True)
+    if work.exists():
+        parser.error(f"{work} exists; remove it or name another --work")
     source, kept = work / "source", work / "kept"
     size = make_checkpoint(shape, source)
     contestants = commands(shape, source, kept, work)

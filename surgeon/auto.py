@@ -8,6 +8,7 @@ classes need it whole.
 
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -33,9 +34,22 @@ _depth = _Depth()
 
 def register_when_imported() -> None:
     """Registers now if transformers' Auto classes are there already, else when they come."""
-    _register()
+    _try_to_register()
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+def _try_to_register() -> None:
+    """A version of transformers that this fails with must stay usable for everything else."""
+    try:
+        _register()
+    except Exception as error:
+        _done.update((_CONFIG, _MODELS))
+        warnings.warn(
+            f"surgeon cannot register its models with this transformers ({error}); "
+            "load pruned folders with trust_remote_code=True",
+            stacklevel=2,
+        )
 
 
 def _register() -> None:
@@ -90,6 +104,6 @@ class _Loader(Loader):
         try:
             self._loader.exec_module(module)
             if _depth.now == 1:
-                _register()  # still counted: what it imports must not come here again
+                _try_to_register()  # still counted: what it imports must not come here again
         finally:
             _depth.now -= 1

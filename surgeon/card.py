@@ -40,15 +40,18 @@ def model_card(
     after: Costs,
     verdicts: Sequence[Runtime],
     license_files: Sequence[str] = (),
+    license_lines: Sequence[str] = (),
 ) -> str:
     """The card as Markdown with its YAML head.
 
-    ``base_model`` stands there only for a source that is a Hub repository.
+    ``base_model`` stands there only for a source that is a Hub repository; ``license_lines`` are
+    those of the source's own card.
     """
     hub = "/" in source
     head = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
     if hub:
         head += [f"base_model: {source}", "base_model_relation: finetune"]
+    head += license_lines
     head += ["tags:", "- pruned", "- depth-pruning", "- surgeon", "---"]
     origin = f"[{source}](https://huggingface.co/{source})" if hub else f"`{source}`"
     if revision:

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from surgeon.errors import SurgeonError
 from surgeon.families import NAS_ARCHITECTURE, NAS_MODEL_TYPE
 from surgeon.plan import Plan, Sublayer
-from surgeon.structure import Structure, ffn_mult
+from surgeon.structure import QUANTIZATION_KEYS, Structure, ffn_mult
 
 AUTO_MAP = {
     "AutoConfig": "configuration_surgeon.DeciLMConfig",
@@ -26,11 +27,14 @@ _PER_LAYER = ("layer_types", "no_rope_layers")
 """Config fields that have one entry a layer; each describes the layer's attention."""
 
 
-def pruned_config(config: dict[str, Any], plan: Plan, structure: Structure) -> dict[str, Any]:
+def pruned_config(
+    config: dict[str, Any], plan: Plan, structure: Structure, where: str
+) -> dict[str, Any]:
     """The config.json of the outcome of ``plan``, from that of the source.
 
     Fields that surgery does not touch stay as they are, in the style of transformers 4 or 5 they
-    came in; the nemotron-nas dialect takes only flat rope fields, whatever the source has.
+    came in; the nemotron-nas dialect takes only flat rope fields, whatever the source has. Raises
+    SurgeonError, naming ``where``, for layer patterns that cannot follow the plan.
     """
     new = dict(config)
     new["num_hidden_layers"] = structure.num_layers
@@ -40,8 +44,9 @@ def pruned_config(config: dict[str, Any], plan: Plan, structure: Structure) -> d
         if isinstance(values, list) and len(values) == plan.num_layers:
             sources = (b.mlp if b.attention is None else b.attention for b in plan.blocks)
             new[key] = [values[layer] for layer in sources if layer is not None]
-    if isinstance(config.get("quantization_config"), dict):
-        new["quantization_config"] = _renumber(config["quantization_config"], plan, structure)
+    for key in QUANTIZATION_KEYS:
+        if key in config:
+            new[key] = renumber(config[key], plan, structure, where)
     if structure.plain:
         return _to_plain(new, structure)
     return _to_nas(new, structure)
@@ -114,28 +119,35 @@ def _blocks(structure: Structure) -> Iterator[dict[str, dict[str, Any]]]:
 _LAYER = re.compile(r"(?<![a-z_])layers(\\?\.)(\d+)(?=\\?\.|$)(?P<rest>.*)", re.ASCII | re.DOTALL)
 
 
-def _renumber(node: Any, plan: Plan, structure: Structure) -> Any:
-    """A quantization_config whose layer names follow the plan: renumbered, or gone."""
+def renumber(node: Any, plan: Plan, structure: Structure, where: str) -> Any:
+    """Quantization settings whose layer names follow the plan: renumbered, or gone.
+
+    Raises SurgeonError for a pattern that picks layers by their digits ("layers.[6-9]."), if numbers
+    change: what it would pick then is not what it was meant for.
+    """
     if isinstance(node, dict):
         return {
-            new: _renumber(value, plan, structure)
+            new: renumber(value, plan, structure, where)
             for key, value in node.items()
-            for new in _rename(key, plan, structure)
+            for new in _rename(key, plan, structure, where)
         }
     if isinstance(node, list):
         return [
             new
             for item in node
             for new in (
-                _rename(item, plan, structure)
+                _rename(item, plan, structure, where)
                 if isinstance(item, str)
-                else [_renumber(item, plan, structure)]
+                else [renumber(item, plan, structure, where)]
             )
         ]
     return node
 
 
-def _rename(name: str, plan: Plan, structure: Structure) -> list[str]:
+_DIGITS = re.compile(r"(?<![a-z_])layers\\?\.[^.]*\d|\*.*\.[(\[]?\d[^.a-z]*\\?\.", re.ASCII)
+
+
+def _rename(name: str, plan: Plan, structure: Structure, where: str) -> list[str]:
     """What a module name (or pattern) with a layer number in it is called after the plan.
 
     Empty when its sublayer is gone. A name of a whole layer becomes that of every block with a part
@@ -143,6 +155,11 @@ def _rename(name: str, plan: Plan, structure: Structure) -> list[str]:
     """
     match = _LAYER.search(name)
     if match is None:
+        if _DIGITS.search(name) and not _keeps_numbers(plan):
+            raise SurgeonError(
+                f"{where}: {name!r} picks layers by their digits, which change; "
+                "write the names of the layers one by one"
+            )
         return [name]
     dot, layer = match[1], int(match[2])
     modules = {sub: structure.family.part(sub).prefixes for sub in Sublayer}
@@ -154,3 +171,11 @@ def _rename(name: str, plan: Plan, structure: Structure) -> list[str]:
         if any(block.source(sub) == layer for sub in named)
     ]
     return [f"{name[: match.start()]}layers{dot}{n}{match['rest']}" for n in numbers]
+
+
+def _keeps_numbers(plan: Plan) -> bool:
+    return all(
+        block.source(sub) in (None, number)
+        for number, block in enumerate(plan.blocks)
+        for sub in Sublayer
+    )

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from surgeon.checkpoint.source import Source, open_checkpoint, read_json
+from surgeon.checkpoint.source import Source, open_local, read_json
 from surgeon.detokenize import Detokenizer
 from surgeon.errors import SurgeonError
+from surgeon.runtime.sampler import Sampling
 
 RUNTIMES = ("auto", "onnxruntime", "transformers")
 
@@ -34,17 +35,17 @@ def generate(
     """
     if not prompt:
         raise SurgeonError("generate: the prompt is empty; give it some text")
-    source = open_checkpoint(model).source
+    sampling = Sampling(temperature, top_p, seed)
+    checkpoint, folder = open_local(model)
+    source = checkpoint.source
     if runtime == "auto":
         runtime = "onnxruntime" if "model.onnx" in source.files() else "transformers"
     if runtime == "onnxruntime":
         from surgeon.runtime.decoding import generate_ids
-        from surgeon.runtime.sampler import Sampling
         from surgeon.runtime.session import load
 
-        sampling = Sampling(temperature, top_p, seed)
         loaded = load(model, device, cuda_graph)
-        encode, decode = load_tokenizer(source)
+        encode, decode = load_tokenizer(folder)
         ids = encode(prompt)
         stop = stop_tokens(source)
         steps = generate_ids(loaded, [ids], max_new_tokens, sampling, stop)
@@ -52,13 +53,13 @@ def generate(
     elif runtime == "transformers":
         from surgeon.runtime.with_transformers import load_model, tokens_of
 
-        network, tokenizer = load_model(str(source.path("")), device)
+        network, tokenizer = load_model(str(folder), device)
         ids = [int(token) for token in tokenizer(prompt)["input_ids"]]
 
         def decode(ids: Sequence[int]) -> str:
             return str(tokenizer.decode(ids, skip_special_tokens=True))
 
-        tokens = tokens_of(network, tokenizer, ids, max_new_tokens, temperature, top_p, seed)
+        tokens = tokens_of(network, tokenizer, ids, max_new_tokens, sampling)
     else:
         raise SurgeonError(f"--runtime {runtime!r} is not known; use {', '.join(RUNTIMES)}")
     return _pieces(Detokenizer(decode, ids), tokens)
@@ -83,13 +84,13 @@ def stop_tokens(source: Source) -> list[int]:
 
 
 def load_tokenizer(
-    source: Source,
+    folder: Path,
 ) -> tuple[Callable[[str], list[int]], Callable[[Sequence[int]], str]]:
     """Text to ids with the special tokens of a prompt, and ids to text without any.
 
     tokenizer.json is enough; a folder that has only other tokenizer files needs transformers.
     """
-    path = Path(source.path("tokenizer.json"))
+    path = folder / "tokenizer.json"
     if path.is_file():
         try:
             from tokenizers import Tokenizer
@@ -102,7 +103,7 @@ def load_tokenizer(
         return lambda text: fast.encode(text).ids, lambda ids: str(fast.decode(list(ids)))
     from surgeon.runtime.with_transformers import load_tokenizer as load_slow
 
-    slow = load_slow(str(source.path("")))
+    slow = load_slow(str(folder))
     return (
         lambda text: [int(token) for token in slow(text)["input_ids"]],
         lambda ids: str(slow.decode(ids, skip_special_tokens=True)),

@@ -7,7 +7,7 @@ from typing import Any
 
 from surgeon.accounting import Costs, costs
 from surgeon.checkpoint.source import open_checkpoint, read_json
-from surgeon.checkpoint.writer import SURGERY
+from surgeon.checkpoint.staging import SURGERY
 from surgeon.plan import Sublayer
 from surgeon.runtimes import Runtime, runtimes
 

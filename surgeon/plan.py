@@ -70,6 +70,16 @@ class Plan:
     absent: frozenset[Site] = frozenset()
 
     def __post_init__(self) -> None:
+        for name in ("removed", "absent"):
+            try:
+                sites = frozenset((int(layer), Sublayer(sub)) for layer, sub in getattr(self, name))
+            except (TypeError, ValueError):
+                raise SurgeonError(
+                    f"plan: {name} is not a set of (layer, sublayer) pairs like (3, 'attn')"
+                ) from None
+            object.__setattr__(self, name, sites)
+        if not self.removed:
+            raise SurgeonError("plan: it removes nothing; name at least one layer")
         for layer, sublayer in self.removed | self.absent:
             if not 0 <= layer < self.num_layers:
                 raise SurgeonError(

@@ -7,6 +7,9 @@ from surgeon.errors import SurgeonError
 from surgeon.families import NAS_MODEL_TYPE, Family
 from surgeon.plan import Plan, Site, Sublayer
 
+QUANTIZATION_KEYS = ("quantization_config", "quantization", "compression_config")
+"""Where a config.json says that its weights are quantized: transformers, MLX, compressed-tensors."""
+
 MOST_LAYERS = 9999
 """No model comes near it; more would only be a way to fill the memory."""
 
@@ -153,7 +156,7 @@ def read_structure(config: dict[str, Any], family: Family, where: str) -> Struct
         mlp_widths=widths,
         tied=flag("tie_word_embeddings", family.tied),
         biases=frozenset(sub for sub in Sublayer if flag(family.part(sub).bias, False)),
-        quantized=bool(config.get("quantization_config")),
+        quantized=any(config.get(key) for key in QUANTIZATION_KEYS),
         dtype=dtype if isinstance(dtype, str) else None,
     )
 

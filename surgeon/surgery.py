@@ -1,6 +1,5 @@
 """The operation: open, plan, lay out, check, write. ``surgeon.prune`` and ``surgeon prune``."""
 
-import fnmatch
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from surgeon.accounting import Costs, costs
 from surgeon.card import model_card
 from surgeon.checkpoint.layout import Layout, make_layout
-from surgeon.checkpoint.source import Checkpoint, Source, expand, open_checkpoint, read_json
-from surgeon.checkpoint.writer import SURGERY, check_output, write
+from surgeon.checkpoint.source import Checkpoint, expand, open_checkpoint, read_json
+from surgeon.checkpoint.staging import SURGERY, check_output
+from surgeon.checkpoint.writer import write
+from surgeon.companions import companion_names, companions, license_lines
 from surgeon.config import pruned_config
 from surgeon.errors import SurgeonError
 from surgeon.jsonfile import encode_json
@@ -23,25 +24,6 @@ from surgeon.version import __version__
 
 if TYPE_CHECKING:
     from surgeon.onnx.export import ExportReport
-
-COMPANIONS = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.tiktoken",
-    "tekken.json",
-    "chat_template*",
-    "additional_chat_templates/*",
-    "LICEN[CS]E*",
-    "NOTICE*",
-    "USE_POLICY*",
-    "quantize_config.json",
-    "quant_config.json",
-)
-"""Files that go along as they are: what a user needs to run the model and may need to publish it."""
 
 REMOTE_CODE = ("configuration_surgeon.py", "modeling_surgeon.py")
 
@@ -111,7 +93,8 @@ def prune(
     ``announce`` is called once all is checked, before the first byte is written; ``advance`` with
     the number of bytes that just got their place. No tensor is loaded.
 
-    Raises SurgeonError, and writes nothing, when model, plan, output or disk do not allow it.
+    Raises SurgeonError, and writes nothing, when model, plan, output or disk do not allow it. Only an
+    export can fail later, for want of room for converted weights: the cut is then there without it.
     """
     shard_size = parse_size(max_shard_size)
     checkpoint = open_checkpoint(model)
@@ -126,11 +109,11 @@ def prune(
             keep_last=keep_last,
             absent=checkpoint.structure.absent,
         )
-    elif any(rule is not None for rule in rules):
-        raise SurgeonError("plan: give exactly one of a Plan, last, fraction and layers")
+    elif any(rule is not None for rule in rules) or keep_last or drop != "attn":
+        raise SurgeonError("plan: give exactly one of a Plan and the words drop, last, fraction, ...")
     operation = operate(checkpoint, plan, portable, shard_size)
     target = expand(output)
-    check_output(target, checkpoint, overwrite)
+    check_output(target, checkpoint.source.folder, checkpoint.shards, overwrite)
     if onnx:
         from surgeon.onnx.export import check_exportable
 
@@ -181,7 +164,7 @@ def operate(checkpoint: Checkpoint, plan: Plan, portable: bool, max_shard_size: 
         plan=plan,
         structure=after,
         layout=make_layout(checkpoint, plan, after, max_shard_size),
-        config=pruned_config(checkpoint.config, plan, after),
+        config=pruned_config(checkpoint.config, plan, after, checkpoint.source.where("config.json")),
         portable=portable,
         max_shard_size=max_shard_size,
     )
@@ -196,16 +179,6 @@ def operation_costs(operation: Operation) -> tuple[Costs, Costs]:
     return before, costs(operation.structure, layout.tensors, layout.size)
 
 
-def companions(source: Source) -> list[str]:
-    """The source's files that are copied as they are."""
-    return sorted(
-        name
-        for name in source.files()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in COMPANIONS)
-        and not name.endswith((".safetensors", ".py"))
-    )
-
-
 def remote_code(structure: Structure) -> dict[str, bytes]:
     """The .py files that a folder in the nemotron-nas dialect needs, by name."""
     if structure.plain:
@@ -214,8 +187,8 @@ def remote_code(structure: Structure) -> dict[str, bytes]:
     return {name: (room / name).read_bytes() for name in REMOTE_CODE}
 
 
-def _extras(operation: Operation) -> dict[str, bytes | str]:
-    """Every file of the output folder beside the weights: bytes, or the source's file to copy."""
+def _extras(operation: Operation) -> dict[str, bytes]:
+    """Every file of the output folder beside the weights, by name."""
     source = operation.checkpoint.source
     before, after = operation_costs(operation)
     card = model_card(
@@ -226,10 +199,11 @@ def _extras(operation: Operation) -> dict[str, bytes | str]:
         before,
         after,
         runtimes(operation.structure),
-        license_files=[name for name in companions(source) if name.startswith(("LICEN", "NOTICE"))],
+        license_files=[n for n in companion_names(source) if n.lower().startswith(("licen", "notice"))],
+        license_lines=license_lines(source),
     )
     return {
-        **{name: name for name in companions(source)},
+        **companions(source, operation.plan, operation.structure),
         **dict(operation.layout.extras()),
         **remote_code(operation.structure),
         "config.json": encode_json(operation.config),

@@ -1,25 +1,33 @@
 """Proof that a cut changed nothing but what it says: ``surgeon.verify`` and ``surgeon verify``.
 
-It trusts only surgery.json's plan. The tensors' new names, and what has to be where, are derived
-from the plan here and not taken from the code that made the folder.
+It trusts only surgery.json's plan. Which bytes have to be where, and under which name, is derived from
+the plan here; config and small files are made anew from the source's and compared.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from surgeon.checkpoint.header import DTYPE_BITS, Tensor
-from surgeon.checkpoint.source import Checkpoint, open_checkpoint, read_json
+from surgeon.checkpoint.layout import padded_shape
+from surgeon.checkpoint.source import INDEX, Checkpoint, open_checkpoint, read_json
+from surgeon.checkpoint.staging import SURGERY
 from surgeon.checkpoint.tensors import locate
-from surgeon.checkpoint.writer import SURGERY
+from surgeon.companions import companions
 from surgeon.config import pruned_config
 from surgeon.errors import SurgeonError
 from surgeon.jsonfile import encode_json
+from surgeon.onnx.export import GRAPH
+from surgeon.onnx.genai import GENAI
+from surgeon.onnx.weights import DATA
 from surgeon.plan import Plan, Sublayer
-from surgeon.surgery import companions, remote_code
+from surgeon.structure import Structure
+from surgeon.surgery import remote_code
 
 _CHUNK = 4 << 20
+
+_OWN_FILES = {"config.json", INDEX, SURGERY, "README.md", ".gitattributes", GRAPH, DATA, GENAI}
+"""Files of a pruned folder that are not the source's; the card may be edited, a graph be added."""
 
 
 @dataclass(frozen=True)
@@ -69,32 +77,39 @@ def verify(
         raise SurgeonError(f"{output}: has no {SURGERY}; surgeon did not make it")
     record = read_json(result.source, SURGERY)
     plan = _plan(record, output, source)
+    portable = record.get("portable") is True
+    structure = source.structure.cut(plan, portable)
     names = dict(_new_names(source, plan))
-    differences = list(_compare_config(result, source, plan, bool(record.get("portable"))))
+    differences = list(_compare_config(result, source, plan, structure))
     for shard, metadata in result.metadata.items():
         if metadata != source.cut_metadata:
             differences.append(f"{shard} has other metadata than the source")
-    compared = padded = files = 0
+    compared = padded = 0
     announce(sum(tensor.length for tensor in names.values()))
     for new, old in names.items():
         tensor = result.tensors.get(new)
         if tensor is None:
             differences.append(f"tensor {new!r} is missing; it should be the source's {old.name!r}")
             continue
-        fault = _compare(result, tensor, source, old)
+        shape = _expected_shape(source, structure, new, old)
+        fault = _compare(result, tensor, source, old, shape)
         if fault:
             differences.append(f"tensor {new!r} {fault} the source's {old.name!r}")
         padded += tensor.shape != old.shape
         compared += old.length
         advance(old.length)
     added = [tensor for name, tensor in result.tensors.items() if name not in names]
-    differences += _check_added(result, added, plan, bool(record.get("portable")))
-    for name, wanted in _wanted_files(result, source):
-        files += 1
+    differences += _check_added(result, added, plan, portable)
+    wanted = companions(source.source, plan, structure) | remote_code(structure)
+    for name, content in wanted.items():
         if name not in result.source.files():
             differences.append(f"file {name!r} is missing")
-        elif result.source.read(name) != wanted:
+        elif result.source.read(name) != content:
             differences.append(f"file {name!r} is not the one that belongs there")
+    known = {*wanted, *result.shards, *_OWN_FILES}
+    differences += [
+        f"file {name!r} does not belong there" for name in sorted(result.source.files().keys() - known)
+    ]
     kept = {tensor.name for tensor in names.values()}
     return Verification(
         output=str(output),
@@ -106,7 +121,7 @@ def verify(
         padded=padded,
         removed_bytes=sum(t.length for t in source.tensors.values() if t.name not in kept),
         compared_bytes=compared,
-        files_compared=files + 1,
+        files_compared=len(wanted) + 1,
         differences=tuple(differences),
     )
 
@@ -140,43 +155,71 @@ def _new_names(source: Checkpoint, plan: Plan) -> Iterator[tuple[str, Tensor]]:
             yield f"{source.family.layers}.{place[site]}.{inner}", tensor
 
 
-def _compare(result: Checkpoint, new: Tensor, source: Checkpoint, old: Tensor) -> str | None:
+def _expected_shape(source: Checkpoint, structure: Structure, new: str, old: Tensor) -> tuple[int, ...]:
+    """The shape that a kept tensor must have: its own, unless a portable cut widened its MLP."""
+    before, _ = locate(old.name, source.family)
+    after, inner = locate(new, source.family)
+    if before is None or after is None or before[1] is not Sublayer.MLP:
+        return old.shape
+    widths = source.structure.mlp_widths[before[0]], structure.mlp_widths[after[0]]
+    return padded_shape(source.family.mlp, inner, old.shape, *widths)
+
+
+def _compare(
+    result: Checkpoint, new: Tensor, source: Checkpoint, old: Tensor, shape: tuple[int, ...]
+) -> str | None:
     """What is wrong with a tensor, or None: its leading corner must be ``old``, the rest zero."""
     if new.dtype != old.dtype:
         return f"is {new.dtype}, not the {old.dtype} of"
-    if len(new.shape) != len(old.shape) or any(
-        n < o for n, o in zip(new.shape, old.shape, strict=True)
-    ):
-        return f"has shape {list(new.shape)}, not the {list(old.shape)} of"
-    with (
-        open(result.source.path(new.file), "rb") as left,
-        open(source.source.path(old.file), "rb") as right,
-    ):
-        left.seek(new.offset)
-        right.seek(old.offset)
-        if new.shape == old.shape:
-            same = _same(left, right, new.length)
-        else:
-            rows, new_rows = old.shape[0], new.shape[0]
-            row, new_row = old.length // rows, new.length // new_rows
-            same = all(_same(left, right, row) and _zero(left, new_row - row) for _ in range(rows))
-            same = same and _zero(left, new_row * (new_rows - rows))
+    if new.shape != shape:
+        return f"has shape {list(new.shape)}, not the {list(shape)} that it should have from"
+    left, right = _Bytes(result, new), _Bytes(source, old)
+    if new.shape == old.shape:
+        same = _same(left, right, new.length)
+    else:
+        rows, new_rows = old.shape[0], new.shape[0]
+        row, new_row = old.length // rows, new.length // new_rows
+        same = all(_same(left, right, row) and _zero(left, new_row - row) for _ in range(rows))
+        same = same and _zero(left, new_row * (new_rows - rows))
     return None if same else "differs from"
 
 
-def _same(left: BinaryIO, right: BinaryIO, length: int) -> bool:
+class _Bytes:
+    """A tensor's bytes from first to last, some at a time, wherever its checkpoint lies."""
+
+    def __init__(self, checkpoint: Checkpoint, tensor: Tensor) -> None:
+        self._source, self._tensor = checkpoint.source, tensor
+        self._at = 0
+        self._buffer = memoryview(b"")
+
+    def read(self, size: int) -> memoryview:
+        """At most ``size`` bytes, none at the end."""
+        if not self._buffer:
+            length = min(_CHUNK, self._tensor.length - self._at)
+            offset = self._tensor.offset + self._at
+            self._buffer = memoryview(self._source.read(self._tensor.file, offset, length))
+            self._at += len(self._buffer)
+        part, self._buffer = self._buffer[:size], self._buffer[size:]
+        return part
+
+
+def _same(left: _Bytes, right: _Bytes, length: int) -> bool:
     while length:
-        size = min(length, _CHUNK)
-        data = left.read(size)
-        if len(data) != size or data != right.read(size):
+        data = left.read(length)
+        other = right.read(len(data))
+        if not data or data[: len(other)] != other:
             return False
-        length -= size
+        if len(other) < len(data):  # the two are buffered apart
+            rest = right.read(len(data) - len(other))
+            if data[len(other) :] != rest:
+                return False
+        length -= len(data)
     return True
 
 
-def _zero(stream: BinaryIO, length: int) -> bool:
+def _zero(stream: _Bytes, length: int) -> bool:
     while length:
-        data = stream.read(min(length, _CHUNK))
+        data = bytes(stream.read(min(length, _CHUNK)))
         if not data or data.count(0) != len(data):
             return False
         length -= len(data)
@@ -198,10 +241,8 @@ def _check_added(result: Checkpoint, added: list[Tensor], plan: Plan, portable: 
             if data != data[:size] * (len(data) // size) or not _is_one(data[:size], tensor.dtype):
                 yield f"tensor {tensor.name!r} of a zero MLP is not all ones"
             continue
-        with open(result.source.path(tensor.file), "rb") as stream:
-            stream.seek(tensor.offset)
-            if not _zero(stream, tensor.length):
-                yield f"tensor {tensor.name!r} of a zero MLP is not all zeros"
+        if not _zero(_Bytes(result, tensor), tensor.length):
+            yield f"tensor {tensor.name!r} of a zero MLP is not all zeros"
 
 
 def _is_one(data: bytes, dtype: str) -> bool:
@@ -214,9 +255,9 @@ def _is_one(data: bytes, dtype: str) -> bool:
 
 
 def _compare_config(
-    result: Checkpoint, source: Checkpoint, plan: Plan, portable: bool
+    result: Checkpoint, source: Checkpoint, plan: Plan, structure: Structure
 ) -> Iterator[str]:
-    expected = pruned_config(source.config, plan, source.structure.cut(plan, portable))
+    expected = pruned_config(source.config, plan, structure, source.source.where("config.json"))
     for key in sorted({*expected, *result.config}):
         if key not in result.config:
             yield f"config.json lacks {key!r}"
@@ -224,9 +265,3 @@ def _compare_config(
             yield f"config.json has {key!r}, which the source's does not"
         elif encode_json({key: expected[key]}) != encode_json({key: result.config[key]}):
             yield f"config.json has another {key!r} than the plan makes of the source's"
-
-
-def _wanted_files(result: Checkpoint, source: Checkpoint) -> Iterator[tuple[str, bytes]]:
-    for name in companions(source.source):
-        yield name, source.source.read(name)
-    yield from remote_code(result.structure).items()

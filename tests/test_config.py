@@ -151,10 +151,29 @@ QUANTIZATION = {
         r"+:model\.layers\.1\.self_attn\.o_proj": {"bits": 8},
         r"-:model\.layers\.2\.mlp\.up_proj": {},
         r"re:.*\.layers\.3\..*": {"bits": 2},
-        r"+:.*\.layers\.(?:1|2)\.mlp": {"bits": 3},
+        r"+:.*\.layers\.\d+\.mlp": {"bits": 3},
     },
     "sublayers.1.mlp": True,
 }
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"re:.*layers\.(0|11)\..*",
+        r"re:.*layers\.1[01]\..*",
+        "model.layers.[6-9].mlp.down_proj",
+        r"-:.*\.11\..*",
+        "*.11.self_attn*",
+    ],
+)
+def test_patterns_that_pick_layers_by_digits(pattern: str, tmp_path: Path) -> None:
+    settings = {"quant_method": "compressed-tensors", "ignore": ["lm_head", pattern]}
+    model = checkpoints.make(tmp_path / "model", gptq=True, config={"quantization_config": settings})
+    with pytest.raises(SurgeonError, match="picks layers by their digits"):
+        surgeon.prune(model, tmp_path / "blocks", drop="block", layers="1")
+    # no number changes, so the pattern means what it meant
+    surgeon.prune(model, tmp_path / "attn", drop="attn", layers="1")
 
 
 def test_names_in_a_quantization_config_follow(tmp_path: Path) -> None:
@@ -171,7 +190,7 @@ def test_names_in_a_quantization_config_follow(tmp_path: Path) -> None:
     assert found["dynamic"] == {
         r"-:model\.layers\.1\.mlp\.up_proj": {},
         r"re:.*\.layers\.2\..*": {"bits": 2},
-        r"+:.*\.layers\.(?:1|2)\.mlp": {"bits": 3},
+        r"+:.*\.layers\.\d+\.mlp": {"bits": 3},
     }
     assert found["modules_in_block_to_quantize"] == QUANTIZATION["modules_in_block_to_quantize"]
     assert found["sublayers.1.mlp"] is True  # a name that only ends like one
@@ -217,7 +236,7 @@ def test_the_dialect_is_read_back(tmp_path: Path) -> None:
 
         plan = Plan.last(4, 1, ("attn", "mlp")[number % 2])
         after = structure.cut(plan)
-        new = json.loads(json.dumps(pruned_config(config, plan, after)))
+        new = json.loads(json.dumps(pruned_config(config, plan, after, "config.json")))
         assert read_structure(new, LLAMA, "f") == after
 
 

@@ -39,8 +39,13 @@ class Memory:
     def read(self, file: str, offset: int = 0, length: int | None = None) -> bytes:
         return self.content[file][offset : None if length is None else offset + length]
 
-    def path(self, file: str) -> Path:
-        return Path("memory") / file
+    folder = None
+
+    def where(self, file: str) -> str:
+        return f"memory/{file}"
+
+    def download(self) -> Path:
+        raise NotImplementedError
 
 
 def in_memory(spec: Spec) -> tuple[Memory, dict[str, bytes]]:

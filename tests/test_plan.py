@@ -1,5 +1,7 @@
 """Plans: which sublayers go, what is left as blocks, and the words for it."""
 
+from typing import Any
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -237,3 +239,15 @@ def test_blocks_keep_the_order_of_computation(plan: Plan) -> None:
 @given(st.frozensets(st.integers(0, 99999), min_size=1, max_size=30))
 def test_ranges_round_trip(layers: frozenset[int]) -> None:
     assert parse_layers(format_layers(layers)) == tuple(sorted(layers))
+
+
+@pytest.mark.parametrize("removed", [{(3, "ffn")}, {3}, 7, {("x", "attn")}, set()])
+def test_what_is_no_set_of_sublayers(removed: Any) -> None:
+    with pytest.raises(SurgeonError, match=r"not a set of|removes nothing"):
+        Plan(12, removed)
+
+
+def test_words_and_lists_will_do() -> None:
+    plan = Plan(12, [(3, "attn"), (4, "mlp")])  # type: ignore[arg-type]
+    assert plan == Plan(12, frozenset({(3, Sublayer.ATTENTION), (4, Sublayer.MLP)}))
+    assert hash(plan) == hash(Plan(12, plan.removed))

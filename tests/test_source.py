@@ -64,8 +64,8 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_source(".").revision is None
     checkpoints.make(tmp_path / "sample")
     monkeypatch.chdir(tmp_path)
-    assert find_source("sample").path("") == sample_folder()
-    assert find_source("./sample").path("").resolve() == tmp_path / "sample"
+    assert find_source("sample").folder == sample_folder()
+    assert find_source("./sample").download().resolve() == tmp_path / "sample"
 
 
 def test_a_snapshot_in_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

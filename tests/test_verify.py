@@ -298,3 +298,15 @@ def _equal(one: bytes, two: bytes) -> bool:
         return bool(json.loads(one) == json.loads(two))
     except ValueError:
         return False
+
+
+@pytest.mark.parametrize("name", ["modeling_evil.py", "adapter_config.json", "stray.safetensors"])
+def test_a_file_that_does_not_belong(name: str, model: Path, out: Path, cli: Cli) -> None:
+    (out / name).write_text("{}")
+    differs(cli, out, model, name, "does not belong there")
+
+
+def test_a_graph_and_an_edited_card_are_no_differences(model: Path, out: Path) -> None:
+    for name in ("model.onnx", "model.onnx.data", "genai_config.json", "README.md"):
+        (out / name).write_text("mine")
+    assert surgeon.verify(out, model).ok

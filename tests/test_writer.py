@@ -261,12 +261,12 @@ def test_overwrite_that_fails_puts_the_old_one_back(
     real = os.rename
 
     def fails(old: Any, new: Any) -> None:
-        if Path(new) == out and Path(old).name != ".replaced":
+        if Path(new) == out and ".replaced-" not in Path(old).name:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(old))
         real(old, new)
 
     # as on a system that cannot swap two names in one step
-    monkeypatch.setattr("surgeon.checkpoint.writer._exchange", lambda first, second: False)
+    monkeypatch.setattr("surgeon.checkpoint.staging._exchange", lambda first, second: False)
     monkeypatch.setattr(os, "rename", fails)
     with pytest.raises(SurgeonError):
         surgeon.prune(model, out, last=2, overwrite=True)
@@ -371,3 +371,29 @@ def test_shared_extents_need_no_room(mounted: Callable[..., Path]) -> None:
     assert shutil.disk_usage(place).free < 30 << 20
     surgeon.prune(model, place / "out", last=1)
     assert surgeon.verify(place / "out", model).ok
+
+
+def test_a_folder_that_appears_is_not_overwritten(model: Path, tmp_path: Path) -> None:
+    """--overwrite is for what surgeon made, also when it comes while the cut is made."""
+    out = tmp_path / "out"
+
+    def appear(count: int) -> None:
+        out.mkdir(exist_ok=True)
+        (out / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(SurgeonError, match="appeared while"):
+        surgeon.prune(model, out, last=1, overwrite=True, advance=appear)
+    assert (out / "thesis.txt").read_text() == "years of work"
+    assert not leftovers(tmp_path)
+
+
+def test_what_a_killed_run_was_about_to_replace_comes_back(model: Path, tmp_path: Path) -> None:
+    """Where two names cannot be swapped, OUT is away for a moment."""
+    out = tmp_path / "out"
+    surgeon.prune(model, out, last=1)
+    before = digest(out)
+    out.rename(tmp_path / ".out.replaced-1")
+    with pytest.raises(SurgeonError, match="appeared while"):
+        surgeon.prune(model, out, last=2)
+    assert digest(out) == before
+    assert not leftovers(tmp_path)

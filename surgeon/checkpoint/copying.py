@@ -15,11 +15,14 @@ CHUNK = 64 << 20
 """Bytes per system call: small enough for a live progress bar and a prompt Ctrl-C."""
 
 _BUFFER = 8 << 20
+_ROWS_BUFFER = 1 << 20
 _FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
 _CANNOT = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
+# network filesystems have answers of their own for what they cannot do
+_CANNOT |= {errno.EBADF, errno.ETXTBSY, errno.EACCES, errno.ENOENT}
 
-Open = Callable[[str], Path]
-"""The local path of a source file."""
+Locate = Callable[[str], Path]
+"""From the name of a source file to its path."""
 
 
 class Stopped(Exception):
@@ -33,7 +36,7 @@ class Copier:
     that were shared with the source rather than copied. OSError passes through.
     """
 
-    def __init__(self, locate: Open, folder: Path, advance: Callable[[int], None]) -> None:
+    def __init__(self, locate: Locate, folder: Path, advance: Callable[[int], None]) -> None:
         self._locate = locate
         self._folder = folder
         self._advance = advance
@@ -107,7 +110,7 @@ class Copier:
 
     def _copy_rows(self, source: int, target: int, piece: Copy) -> None:
         """Rows that lie further apart in the new file; buffers stay small."""
-        batch = max(1, _BUFFER // piece.stride)
+        batch = max(1, _ROWS_BUFFER // piece.stride)
         gap = bytes(piece.stride - piece.length)
         for first in range(0, piece.rows, batch):
             rows = min(batch, piece.rows - first)

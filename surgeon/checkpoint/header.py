@@ -16,6 +16,9 @@ from surgeon.errors import SurgeonError
 MAX_HEADER = 100_000_000
 """Bytes; the format's own limit."""
 
+POINTER = b"version https://git-lfs"
+"""How a file begins that stands for one that git-lfs did not fetch."""
+
 DTYPE_BITS: dict[str, int] = {
     **dict.fromkeys(("F4",), 4),
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
@@ -38,11 +41,6 @@ class Tensor:
     offset: int
     length: int
 
-    @property
-    def elements(self) -> int:
-        """Number of stored elements."""
-        return count(self.shape)
-
 
 @dataclass(frozen=True)
 class Header:
@@ -64,6 +62,8 @@ def header_length(prefix: bytes, file_size: int, file: str) -> int:
     """The length N from a file's first 8 bytes; SurgeonError if it cannot be true."""
     if len(prefix) < 8:
         raise SurgeonError(f"{file}: not a safetensors file: only {file_size} bytes; is it truncated?")
+    if prefix == POINTER[:8]:
+        raise SurgeonError(f"{file}: is a git-lfs pointer, not the file itself; run: git lfs pull")
     (length,) = struct.unpack("<Q", prefix)
     if length > MAX_HEADER:
         raise SurgeonError(
@@ -141,6 +141,7 @@ def _decode(raw: bytes, file: str) -> dict[str, Any]:
 
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+        json.dumps(header, ensure_ascii=False).encode()  # escapes can make what UTF-8 cannot hold
     except (ValueError, RecursionError):  # bad UTF-8 is a ValueError too
         raise SurgeonError(f"{file}: the header is not JSON; not a safetensors file?") from None
     if not isinstance(header, dict) or not raw.startswith(b"{"):

@@ -173,10 +173,13 @@ def _groups(checkpoint: Checkpoint, plan: Plan, structure: Structure) -> Iterato
             source = block.source(sublayer)
             part = family.part(sublayer)
             if source is not None:
-                width = structure.mlp_widths[number]
+                old, new = checkpoint.structure.mlp_widths[source], structure.mlp_widths[number]
                 for names in _order(part, layers[source, sublayer]):
                     tensors = ((n, layers[source, sublayer][n]) for n in names)
-                    yield [_renamed(prefix, n, t, part, width) for n, t in tensors]
+                    yield [
+                        NewTensor(prefix + n, t.dtype, padded_shape(part, n, t.shape, old, new), t)
+                        for n, t in tensors
+                    ]
             elif structure.has(number, sublayer):
                 yield from _stub(prefix, part, block, checkpoint)
     yield from top(*ends[1:])
@@ -210,20 +213,21 @@ def _order(part: Part, names: Iterable[str]) -> Iterator[list[str]]:
         yield left
 
 
-def _renamed(prefix: str, inner: str, tensor: Tensor, part: Part, width: int) -> NewTensor:
-    """A kept tensor under its new name; MLP matrices grow to ``width`` where that is larger."""
-    shape = list(tensor.shape)
+def padded_shape(part: Part, inner: str, shape: tuple[int, ...], old: int, new: int) -> tuple[int, ...]:
+    """The shape of a tensor of an MLP that grows from width ``old`` to ``new``.
+
+    ``inner`` is its name inside the layer. Where the width stays, so does every shape: the packed
+    matrices of quantized checkpoints have shapes of their own, and are never padded.
+    """
     module, _, kind = inner.removeprefix(f"{part.module}.").partition(".")
     symbols = part.shapes.get(module, ())
-    if kind in ("weight", "bias") and "mlp_width" in symbols:
-        axes = symbols[:1] if kind == "bias" else symbols
-        for axis, symbol in enumerate(axes):
-            # quantized matrices have shapes of their own; Structure.cut refuses to pad those
-            if symbol == "mlp_width" and len(shape) == len(axes) and shape[axis] < width:
-                shape[axis] = width
-    if tuple(shape) != tensor.shape and DTYPE_BITS[tensor.dtype] % 8:
-        raise SurgeonError(f"{tensor.file}: tensor {tensor.name!r} of {tensor.dtype} cannot be padded")
-    return NewTensor(prefix + inner, tensor.dtype, tuple(shape), tensor)
+    axes = {"weight": symbols, "bias": symbols[:1]}.get(kind, ())
+    if old == new or len(axes) != len(shape):
+        return shape
+    return tuple(
+        new if symbol == "mlp_width" and size == old else size
+        for symbol, size in zip(axes, shape, strict=True)
+    )
 
 
 def _stub(prefix: str, part: Part, block: Block, checkpoint: Checkpoint) -> Iterator[list[NewTensor]]:

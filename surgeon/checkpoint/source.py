@@ -46,8 +46,15 @@ class Source(Protocol):
     def read(self, file: str, offset: int = 0, length: int | None = None) -> bytes:
         """Bytes of a file, all of them by default; short only at its end."""
 
-    def path(self, file: str) -> Path:
-        """A local file with the same bytes."""
+    def where(self, file: str) -> str:
+        """A file as messages name it."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder that holds the files; None where they are elsewhere."""
+
+    def download(self) -> Path:
+        """A local folder that holds all files of the model, fetched if need be."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class FolderSource:
     folder: Path
 
     @cached_property
-    def _hub(self) -> tuple[str, str] | None:
+    def hub(self) -> tuple[str, str] | None:
+        """Repository and commit, for a snapshot in the Hub cache."""
         match = re.search(
             r"models--([^/]+)/snapshots/([0-9a-f]{40})$", self.folder.absolute().as_posix()
         )
@@ -67,11 +75,11 @@ class FolderSource:
     def name(self) -> str:
         if self.folder == sample_folder():
             return SAMPLE
-        return self._hub[0] if self._hub else printable(os.path.basename(os.path.realpath(self.folder)))
+        return self.hub[0] if self.hub else printable(os.path.basename(os.path.realpath(self.folder)))
 
     @property
     def revision(self) -> str | None:
-        return self._hub[1] if self._hub else None
+        return self.hub[1] if self.hub else None
 
     def files(self) -> dict[str, int]:
         try:
@@ -91,8 +99,11 @@ class FolderSource:
         except OSError as error:
             raise SurgeonError(f"{self.folder / file}: cannot be read ({error.strerror})") from None
 
-    def path(self, file: str) -> Path:
-        return self.folder / file
+    def where(self, file: str) -> str:
+        return str(self.folder / file)
+
+    def download(self) -> Path:
+        return self.folder
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,7 @@ def find_source(model: str | os.PathLike[str]) -> Source:
         raise SurgeonError(f"{folder}: is a file; give the folder that holds config.json")
     hint = ""
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", str(model)):
-        hint = f"; for a Hub model, first run: hf download {model} --local-dir FOLDER"
+        hint = f"; for a Hub model, first run: hf download {model}, and give the folder that it prints"
     raise SurgeonError(f"{folder}: no such folder{hint}")
 
 
@@ -169,26 +180,33 @@ def open_checkpoint(model: str | os.PathLike[str] | Source) -> Checkpoint:
     files = source.files()
     if "config.json" not in files:
         raise SurgeonError(
-            f"{source.path('config.json')}: not found; is this the folder of a transformers model?"
+            f"{source.where('config.json')}: not found; is this the folder of a transformers model?"
         )
     config = read_json(source, "config.json")
-    family = family_of(config, str(source.path("config.json")))
-    structure = read_structure(config, family, str(source.path("config.json")))
+    family = family_of(config, source.where("config.json"))
+    structure = read_structure(config, family, source.where("config.json"))
     shards, weight_map = _shards(source, files)
     tensors, metadata, digest = _read_shards(source, shards, weight_map)
     checkpoint = Checkpoint(source, config, structure, tensors, shards, metadata, digest)
-    check_tensors(structure, tensors, str(source.path(next(iter(shards)))))
+    check_tensors(structure, tensors, source.where(next(iter(shards))))
     return checkpoint
+
+
+def open_local(model: str | os.PathLike[str]) -> tuple[Checkpoint, Path]:
+    """A checkpoint whose files are all here, and their folder: what running a model needs."""
+    folder = find_source(model).download()
+    return open_checkpoint(FolderSource(folder)), folder
 
 
 def read_json(source: Source, file: str) -> dict[str, Any]:
     """A JSON object from a source; SurgeonError names the file otherwise."""
     try:
         data = json.loads(source.read(file).decode("utf-8"))
+        json.dumps(data, ensure_ascii=False).encode()  # escapes can make what UTF-8 cannot hold
     except (ValueError, RecursionError) as error:
-        raise SurgeonError(f"{source.path(file)}: not JSON ({error})") from None
+        raise SurgeonError(f"{source.where(file)}: not JSON ({error})") from None
     if not isinstance(data, dict):
-        raise SurgeonError(f"{source.path(file)}: not a JSON object")
+        raise SurgeonError(f"{source.where(file)}: not a JSON object")
     return data
 
 
@@ -203,15 +221,15 @@ def _shards(source: Source, files: dict[str, int]) -> tuple[dict[str, int], dict
         raise _no_safetensors(source, files)
     weight_map = read_json(source, INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise SurgeonError(f"{source.path(INDEX)}: has no weight_map")
+        raise SurgeonError(f"{source.where(INDEX)}: has no weight_map")
     for name, file in weight_map.items():
         if not isinstance(file, str) or not re.fullmatch(r"[^/\\\0]+", file) or file in (".", ".."):
             raise SurgeonError(
-                f"{source.path(INDEX)}: puts {name!r} into {file!r}, which is not a plain file name"
+                f"{source.where(INDEX)}: puts {name!r} into {file!r}, which is not a plain file name"
             )
         if file not in files:
             raise SurgeonError(
-                f"{source.path(file)}: not found, but {INDEX} puts {name!r} there; "
+                f"{source.where(file)}: not found, but {INDEX} puts {name!r} there; "
                 "download the missing shard"
             )
     return {file: files[file] for file in sorted(set(weight_map.values()))}, weight_map
@@ -220,12 +238,13 @@ def _shards(source: Source, files: dict[str, int]) -> tuple[dict[str, int], dict
 def _no_safetensors(source: Source, files: dict[str, int]) -> SurgeonError:
     pickled = sorted(f for f in files if f.endswith((".bin", ".pt", ".pth", ".ckpt")))
     if pickled:
+        model = source.folder or source.name
         return SurgeonError(
-            f"{source.path(pickled[0])}: pickled weights are never opened; convert once: python -c "
-            '"from transformers import AutoModelForCausalLM as A; '
-            f"A.from_pretrained('{source.path('')}', dtype='auto').save_pretrained('OUT')\""
+            f"{source.where(pickled[0])}: pickled weights are never opened; convert once: python -c "
+            f'"from transformers import AutoModelForCausalLM as A; '
+            f"A.from_pretrained('{model}', dtype='auto').save_pretrained('OUT')\""
         )
-    return SurgeonError(f"{source.path(SINGLE)}: not found, nor {INDEX}; no safetensors weights here")
+    return SurgeonError(f"{source.where(SINGLE)}: not found, nor {INDEX}; no safetensors weights here")
 
 
 def _read_shards(
@@ -235,7 +254,7 @@ def _read_shards(
     metadata: dict[str, dict[str, str]] = {}
     digest = hashlib.sha256()
     for file, size in shards.items():
-        where = str(source.path(file))
+        where = source.where(file)
         length = header_length(source.read(file, 0, 8), size, where)
         raw = source.read(file, 8, length)
         header = parse_header(raw, size, where)
@@ -252,5 +271,7 @@ def _read_shards(
             )
     for name, file in weight_map.items():
         if name not in tensors:
-            raise SurgeonError(f"{source.path(file)}: tensor {name!r} is missing, but {INDEX} lists it")
+            raise SurgeonError(
+                f"{source.where(file)}: tensor {name!r} is missing, but {INDEX} lists it"
+            )
     return tensors, metadata, digest.hexdigest()

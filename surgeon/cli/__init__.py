@@ -57,6 +57,8 @@ def main() -> None:
         # typer's own errors: unknown options, missing arguments
         if not hasattr(error, "format_message"):
             raise
+        if not error.format_message():
+            sys.exit(2)  # no command was given, and the help was shown
         _fail(f"{error.format_message()} See --help.", 2)
     if code == 130:  # typer's word for Ctrl-C
         _fail("interrupted; nothing was left behind", 130)

@@ -25,14 +25,12 @@ def print_json(result: Any) -> None:
     print(json.dumps(plain(result), indent=2, ensure_ascii=False))
 
 
-def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", left: int = 1
-) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
     """A table on stdout; all columns but the first ``left`` are figures, set flush right."""
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right", overflow="fold")
     for row in rows:

@@ -42,7 +42,7 @@ def check_onnx(model: str | os.PathLike[str], device: str = "auto") -> CheckRepo
     Raises SurgeonError when either cannot be loaded.
     """
     loaded = load(model, device, exact=True)
-    reference, _ = load_model(str(loaded.checkpoint.source.path("")), "cpu")
+    reference, _ = load_model(str(loaded.folder), "cpu")
     import numpy as np
     import torch
 
@@ -57,7 +57,7 @@ def check_onnx(model: str | os.PathLike[str], device: str = "auto") -> CheckRepo
         expected = expected[:, _PROMPT - 1 :]
     difference = float(np.abs(got - expected).max())
     return CheckReport(
-        graph=str(loaded.checkpoint.source.path("model.onnx")),
+        graph=str(loaded.folder / "model.onnx"),
         device=loaded.device,
         prompt_tokens=_PROMPT,
         decode_steps=_STEPS,

@@ -9,18 +9,23 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from surgeon.checkpoint.source import (
+    INDEX,
     Checkpoint,
     FolderSource,
+    expand,
     open_checkpoint,
+    open_local,
     read_json,
     sample_folder,
 )
+from surgeon.companions import companion_names
 from surgeon.errors import SurgeonError
 from surgeon.jsonfile import encode_json
 from surgeon.onnx.genai import GENAI, genai_config
@@ -35,7 +40,7 @@ GRAPH = "model.onnx"
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 """The words of the command line, as safetensors dtypes."""
 
-_SAMPLES, _SAMPLE_BYTES = 64, 4096
+_SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,15 @@ def export_onnx(
     Raises SurgeonError for what the graph cannot express, and if onnx is not installed.
     """
     start = time.perf_counter()
-    checkpoint = open_checkpoint(model)
-    where = str(checkpoint.source.path("config.json"))
+    checkpoint, here = open_local(model)
+    where = str(here / "config.json")
     rope = check_exportable(checkpoint.structure, checkpoint.config, where)
     chosen, why = choose_dtype(checkpoint, dtype)
     store = Store(checkpoint, chosen, 4 if int4 else None)
-    folder = _folder(checkpoint, output)
+    try:
+        folder = _folder(checkpoint, here, output)
+    except OSError as error:
+        raise SurgeonError(f"{error.filename or output}: {error.strerror or error}") from None
     graph = build(checkpoint, store, rope, last_logits_only)
     _check_links(folder, store.files)
     metadata = {
@@ -156,33 +164,53 @@ def choose_dtype(checkpoint: Checkpoint, dtype: str) -> tuple[str, str]:
 
 
 def sample_digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 over 64 pages spread over each weight file: tells other weights of the same shapes."""
+    """SHA-256 over a page from the middle of every tensor: tells other weights of the same shapes."""
     digest = hashlib.sha256()
-    for file, size in checkpoint.shards.items():
-        digest.update(f"{file}\0{size}\0".encode())
-        for number in range(_SAMPLES):
-            offset = (size - 1) * number // _SAMPLES
-            digest.update(checkpoint.source.read(file, offset, _SAMPLE_BYTES))
+    for name, tensor in sorted(checkpoint.tensors.items()):
+        length = min(_SAMPLE_BYTES, tensor.length)
+        middle = tensor.offset + (tensor.length - length) // 2
+        digest.update(f"{name}\0".encode() + checkpoint.source.read(tensor.file, middle, length))
     return digest.hexdigest()
 
 
-def _folder(checkpoint: Checkpoint, output: str | os.PathLike[str] | None) -> Path:
-    source = checkpoint.source
+def _folder(checkpoint: Checkpoint, here: Path, output: str | os.PathLike[str] | None) -> Path:
+    """The folder for the graph, with the weights in it.
+
+    Another folder than the model's gets hard links to the weights, which cost nothing, and copies of
+    the files that a user might edit. It must be new, empty, or an earlier one of the same model.
+    """
     if output is None:
-        if os.path.realpath(source.path("")) == os.path.realpath(sample_folder()):
+        if os.path.realpath(here) == os.path.realpath(sample_folder()):
             raise SurgeonError("sample: lies inside the package; export it with -o FOLDER")
-        return source.path("")
-    folder = Path(output).expanduser()
-    if folder.exists() and not folder.is_dir():
+        if FolderSource(here).hub is not None:
+            raise SurgeonError(f"{here}: lies in the Hub cache; export it with -o FOLDER")
+        return here
+    folder = expand(output)
+    if os.path.lexists(folder) and not folder.is_dir():
         raise SurgeonError(f"{folder}: is not a folder; choose another -o")
-    if not isinstance(source, FolderSource):
-        raise SurgeonError(f"{folder}: -o works for local folders only")
-    for name in source.files().keys() - {GRAPH, DATA, GENAI}:
-        target = folder / name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _link_or_copy(Path(os.path.realpath(source.path(name))), target)
+    if folder.is_dir() and any(folder.iterdir()):
+        there = open_checkpoint(folder)
+        if (there.fingerprint, sample_digest(there)) != (
+            checkpoint.fingerprint,
+            sample_digest(checkpoint),
+        ):
+            raise SurgeonError(f"{folder}: holds another model; choose an empty folder for -o")
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*checkpoint.shards, "config.json", INDEX, *companion_names(checkpoint.source)):
+        if name in checkpoint.source.files():
+            _bring(Path(os.path.realpath(here / name)), folder / name, name in checkpoint.shards)
     return folder
+
+
+def _bring(origin: Path, target: Path, link: bool) -> None:
+    """A hard link, which is a file like any other, or else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        with suppress(OSError):  # another filesystem, or one without links
+            os.link(origin, target)
+            return
+    shutil.copyfile(origin, target)
 
 
 def _check_links(folder: Path, files: set[str]) -> None:
@@ -194,14 +222,6 @@ def _check_links(folder: Path, files: set[str]) -> None:
                 f"{folder / file}: is a link that leads out of the folder, which onnxruntime does not "
                 "follow; export with -o FOLDER"
             )
-
-
-def _link_or_copy(origin: Path, target: Path) -> None:
-    """A hard link, which is a file like any other."""
-    try:
-        os.link(origin, target)
-    except OSError:  # another filesystem, or one without links
-        shutil.copyfile(origin, target)
 
 
 def _write(folder: Path, store: Store, files: dict[str, bytes], advance: Callable[[int], None]) -> None:

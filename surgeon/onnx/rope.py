@@ -33,6 +33,8 @@ class Rope:
 def read_rope(config: dict[str, Any], head_dim: int, where: str) -> Rope:
     """The rope settings of a config; SurgeonError, by name, for kinds that a table cannot express."""
     settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(settings, dict):
+        raise SurgeonError(f"{where}: its rope settings are {settings!r}; expected a table")
     theta = settings.get("rope_theta", config.get("rope_theta")) or 10000.0
     kind = settings.get("rope_type", settings.get("type", "default"))
     if kind not in _INVERSE:

@@ -72,6 +72,8 @@ class Batch:
         # a captured graph knows its buffers by their addresses, so each batch has one of its own
         self._graph_id = str(next(loaded.graph_ids))
         self._prefill_id = str(next(loaded.graph_ids)) if capture_prefill else _NOT_CAPTURED
+        # a captured draw would be the same draw at every replay
+        self._draws = sampling.temperature > 0
         self._size, longest = len(prompts), max(len(prompt) for prompt in prompts)
         lengths = np.array([len(prompt) for prompt in prompts], np.int64)
         ids: Any = np.zeros((self._size, longest), np.int64)
@@ -99,13 +101,13 @@ class Batch:
         To be called once before ``decode``; again and again to measure it.
         """
         self._run(self._loaded.session, self._prefill[0], self._prefill_id)
-        self._run(self._sampler, self._prefill[1], self._prefill_id)
+        self._run(self._sampler, self._prefill[1], _NOT_CAPTURED if self._draws else self._prefill_id)
         return self._read()
 
     def decode(self) -> list[int]:
         """Runs the last tokens; the next one of each row."""
         self.step()
-        self._run(self._sampler, self._decode[1], self._graph_id)
+        self._run(self._sampler, self._decode[1], _NOT_CAPTURED if self._draws else self._graph_id)
         return self._read()
 
     def step(self) -> None:

@@ -79,9 +79,14 @@ def _draw(graph: Graph, scores: str, sampling: Sampling, vocabulary: int) -> Non
         likely = graph.node("Less", [before, limit], "likely")
         never = graph.constant("never", np.array(-np.inf, np.float32))
         scores = graph.node("Where", [likely, "sorted", never], "nucleus")
-    # without one, onnxruntime would take the same number for every session of a process
-    number = random.getrandbits(24) if sampling.seed is None else sampling.seed
-    seed: dict[str, Any] = {"seed": float(number)}
+    # without a seed onnxruntime would take the same for every session of a process; its seeds are
+    # float32, whose whole numbers end at 2^24, and it draws the same for 0 and 1
+    number = (
+        random.getrandbits(24)
+        if sampling.seed is None
+        else random.Random(sampling.seed).getrandbits(24)
+    )
+    seed: dict[str, Any] = {"seed": float(number + 2)}
     # float32 can draw 0 exactly, whose logarithm is not a number to go on with
     noise = graph.node("RandomUniformLike", [scores], "uniform", low=1e-7, high=1.0, **seed)
     for step in ("1", "2"):

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from surgeon.checkpoint.source import Checkpoint, open_checkpoint
+from surgeon.checkpoint.source import Checkpoint, open_local
 from surgeon.errors import SurgeonError
 from surgeon.onnx.export import GRAPH, sample_digest
 from surgeon.onnx.weights import DATA
@@ -27,6 +27,7 @@ class Loaded:
     session: Any
     providers: list[Any]
     checkpoint: Checkpoint
+    folder: Path
     device: str
     element: int
     context_length: int
@@ -67,8 +68,8 @@ def load(
             f"onnxruntime needs {error.name}, which is not installed; run: "
             "pip install 'surgeon[onnxruntime]' (or 'surgeon[gpu]')"
         ) from None
-    checkpoint = open_checkpoint(model)
-    path = checkpoint.source.path(GRAPH)
+    checkpoint, folder = open_local(model)
+    path = folder / GRAPH
     if not path.is_file():
         raise SurgeonError(f"{path}: not found; run: surgeon export onnx {model}")
     try:
@@ -98,8 +99,8 @@ def load(
             for attribute in node.attribute:
                 attribute.i = 0 if attribute.name == "accuracy_level" else attribute.i
         content = graph.SerializeToString()
-        folder = str(path.parent.absolute())
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        key = "session.model_external_initializers_file_folder_path"
+        options.add_session_config_entry(key, str(folder.absolute()))
     try:
         session = ort.InferenceSession(content, options, providers=[provider])
     except Exception as error:  # onnxruntime's own exceptions share no base class
@@ -110,6 +111,7 @@ def load(
         session=session,
         providers=[provider],
         checkpoint=checkpoint,
+        folder=folder,
         device=chosen,
         element=element,
         context_length=int(metadata["surgeon.context_length"]),
@@ -121,7 +123,7 @@ def load(
 
 def _check_belongs(checkpoint: Checkpoint, metadata: dict[str, str], path: Path) -> None:
     """Byte ranges of other files would be read as weights without a word, so this comes first."""
-    again = f"run: surgeon export onnx {checkpoint.source.path('')}"
+    again = f"run: surgeon export onnx {path.parent}"
     if "surgeon.fingerprint" not in metadata:
         raise SurgeonError(f"{path}: surgeon did not make this graph; {again}")
     if metadata["surgeon.fingerprint"] != checkpoint.fingerprint:
@@ -132,7 +134,7 @@ def _check_belongs(checkpoint: Checkpoint, metadata: dict[str, str], path: Path)
     found = checkpoint.source.files().get(DATA, 0)
     if expected and found != expected:
         raise SurgeonError(
-            f"{checkpoint.source.path(DATA)}: has {found} bytes, the graph needs {expected}; {again}"
+            f"{checkpoint.source.where(DATA)}: has {found} bytes, the graph needs {expected}; {again}"
         )
 
 

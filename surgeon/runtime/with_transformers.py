@@ -6,13 +6,14 @@ from threading import Thread
 from typing import Any
 
 from surgeon.errors import SurgeonError
+from surgeon.runtime.sampler import Sampling
 
 
 def load_tokenizer(folder: str) -> Any:
     """transformers' tokenizer of a folder; SurgeonError if it cannot be loaded."""
     transformers = _import()
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder)
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise SurgeonError(f"{folder}: its tokenizer cannot be loaded ({error})") from None
 
@@ -30,7 +31,10 @@ def load_model(folder: str, device: str = "auto") -> tuple[Any, Any]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(folder)
     dtype: Any = "auto" if device == "cuda" else torch.float32
-    network = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    # nothing of a checkpoint is executed: pruned ones load through the classes of this package
+    network = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, trust_remote_code=False
+    )
     return network.to(device), tokenizer
 
 
@@ -56,21 +60,28 @@ def tokens_of(
     tokenizer: Any,
     prompt: Sequence[int],
     max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int | None,
+    sampling: Sampling,
 ) -> Iterator[int]:
-    """The new ids of transformers' ``generate``, which runs in a thread and puts them into a queue."""
+    """The new ids of transformers' ``generate``, which runs in a thread and puts them into a queue.
+
+    Nothing but ``sampling`` decides: the model's own top_k, beams and penalties are set aside, as
+    onnxruntime has none of them.
+    """
     import torch
 
     queue: SimpleQueue[int | BaseException | None] = SimpleQueue()
     abandoned = False
     ids = torch.tensor([prompt], device=network.device)
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
-    if temperature > 0:
-        options |= {"temperature": temperature, "top_p": top_p}
-    if seed is not None:
-        torch.manual_seed(seed)
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "do_sample": sampling.temperature > 0,
+        "num_beams": 1,
+        "repetition_penalty": 1.0,
+    }
+    if sampling.temperature > 0:
+        options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    if sampling.seed is not None:
+        torch.manual_seed(sampling.seed)
 
     class Streamer:
         prompt = True

@@ -32,7 +32,7 @@ WEIGHTS = {
     "header-over-limit": "over the format's limit",
     "huge-offset": "has the shape",
     "length-not-dtype-x-shape": "4 bytes long, which is not BF16 [4]",
-    "lfs-pointer": "not a safetensors file?",
+    "lfs-pointer": "is a git-lfs pointer",
     "metadata-of-numbers": "not a table of strings",
     "negative-offset": "has the offsets [-4, 0]",
     "negative-shape": "has the shape [-2, -2]",

@@ -5,13 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llama_numbers import SAMPLE
 
-from surgeon.checkpoint.source import find_source
 from surgeon.detokenize import Detokenizer
 from surgeon.generation import load_tokenizer
 
 pytest.importorskip("tokenizers")
 
-ENCODE, DECODE = load_tokenizer(find_source(str(SAMPLE)))
+ENCODE, DECODE = load_tokenizer(SAMPLE)
 IDS = st.lists(st.integers(0, 2047), min_size=1, max_size=60)
 BYTE = {ENCODE(chr(0x10FFFF))[-1] - 0xBF + b: b for b in range(256)}
 """Ids of single bytes: byte fallback has them in a row; the last byte of U+10FFFF is BF."""

@@ -174,12 +174,12 @@ def hub_like(folder: Path, root: Path) -> Path:
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_a_folder_of_the_hub_cache(shards, tmp_path, load):
-    """onnxruntime follows no link that leads out of the graph's folder, so -o has to help."""
+    """Nothing is written into the cache, and onnxruntime follows no link out of a graph's folder."""
     from surgeon.onnx.export import export_onnx
 
     snapshot = hub_like(make(tmp_path / "m", shards=shards), tmp_path)
     before = set(os.listdir(snapshot))
-    with pytest.raises(SurgeonError, match=r"link that leads out of the folder.*-o FOLDER"):
+    with pytest.raises(SurgeonError, match=r"lies in the Hub cache.*-o FOLDER"):
         export_onnx(snapshot, "fp32")
     assert set(os.listdir(snapshot)) == before
     report = export_onnx(snapshot, "fp32", output=tmp_path / "out")
@@ -189,14 +189,30 @@ def test_a_folder_of_the_hub_cache(shards, tmp_path, load):
     assert tokens(opened_here(tmp_path / "out"), PROMPTS, 8) == want
 
 
-def test_a_converted_folder_of_the_hub_cache(tmp_path, load):
-    """Here no link is followed by onnxruntime: all of it is in model.onnx.data."""
+def test_links_that_lead_out_of_the_folder(tmp_path):
     from surgeon.onnx.export import export_onnx
 
-    snapshot = hub_like(make(tmp_path / "m", dtype="F16"), tmp_path)
-    assert export_onnx(snapshot, "fp32").data_bytes > 0
-    want = [continuation(load(snapshot), prompt, 8) for prompt in PROMPTS]
-    assert tokens(opened_here(snapshot), PROMPTS, 8) == want
+    folder = make(tmp_path / "m")
+    (folder / "model.safetensors").rename(tmp_path / "elsewhere")
+    (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SurgeonError, match=r"link that leads out of the folder.*-o FOLDER"):
+        export_onnx(folder, "fp32")
+    assert export_onnx(folder, "fp32", output=tmp_path / "out").data_bytes == 0
+
+
+def test_another_model_in_the_output_folder(tmp_path):
+    """Two models in one folder would be read as one, or not at all."""
+    from surgeon.onnx.export import export_onnx
+
+    first, second = make(tmp_path / "a"), make(tmp_path / "b", seed=1)
+    before = sorted(os.listdir(second))
+    with pytest.raises(SurgeonError, match="holds another model"):
+        export_onnx(first, "fp32", output=second)
+    assert sorted(os.listdir(second)) == before
+    export_onnx(first, "fp32", output=tmp_path / "out")
+    export_onnx(first, "fp32", output=tmp_path / "out")  # again is no other model
+    (tmp_path / "out" / "generation_config.json").write_text("{}")
+    assert (first / "generation_config.json").read_text() != "{}"  # what may be edited is a copy
 
 
 def test_links_inside_of_a_folder_are_no_obstacle(tmp_path, load):
