@@ -104,7 +104,7 @@ def test_a_disk_that_fills_up_while_writing(
         calls.append(args)
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(copying, "copy_some", full)
+    monkeypatch.setattr(copying, "_move", full)
     args = ("--last", 1, "--json", "--max-shard-size", shards)
     outcome = cli("prune", model, "-o", tmp_path / "out", *args)
     assert calls
@@ -130,7 +130,7 @@ def test_a_source_that_fails_while_it_is_read(
     def broken(*args: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(copying, "copy_some", broken)
+    monkeypatch.setattr(copying, "_move", broken)
     outcome = cli("prune", model, "-o", tmp_path / "out", "--last", 1, "--json")
     assert_refused(outcome, os.strerror(errno.EIO))
     assert os.listdir(tmp_path) == ["model"]
@@ -397,3 +397,41 @@ def test_what_a_killed_run_was_about_to_replace_comes_back(model: Path, tmp_path
         surgeon.prune(model, out, last=2)
     assert digest(out) == before
     assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("kernel", [True, False])
+def test_every_way_of_moving_gives_the_same_bytes(
+    cores: int, kernel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread or several, with the kernel's copying or where there is none."""
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(copying, "CHUNK", 1000)
+    monkeypatch.setattr(copying, "_CACHED", 300)
+
+    def cannot(*args: object) -> int:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    if not kernel:
+        monkeypatch.setattr(os, "copy_file_range", cannot, raising=False)
+    model = checkpoints.make(tmp_path / "model", shards=3)
+    surgeon.prune(model, tmp_path / "out", layers="1", max_shard_size="2KB")
+    wanted = expected(read_weights(model), 4, attn=[1])
+    assert read_weights(tmp_path / "out") == wanted
+
+
+def test_a_network_filesystem_is_known_by_its_mount(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the kernel is asked, since the server may copy by itself."""
+    with tempfile.TemporaryFile() as file:
+        assert not copying._is_remote(file.fileno())
+        monkeypatch.setattr(copying, "_REMOTE", {mount_type(file.fileno())})
+        assert copying._is_remote(file.fileno())
+
+
+def mount_type(file: int) -> str:
+    device = os.fstat(file).st_dev
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, right = line.split(" - ")
+        if left.split()[2] == f"{os.major(device)}:{os.minor(device)}":
+            return right.split()[0]
+    pytest.skip("no such mount is listed")

@@ -1,11 +1,9 @@
 """Executes a layout: moves the bytes into a staged folder, adds the small files, publishes it."""
 
 import errno
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +43,7 @@ def write(
         with staging(output) as folder:
             _check_room(here, layout, folder)
             copier = Copier(lambda file: here / file, folder, advance)
-            _write_all(copier, layout)
+            copier.copy(layout.files)
             for name, data in extras.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(data)
@@ -57,25 +55,6 @@ def write(
             what = "the disk is full; nothing was left behind"
         raise SurgeonError(f"{error.filename or output}: {what}") from None
     return Written(size, time.perf_counter() - start, copier.shared)
-
-
-def _write_all(copier: Copier, layout: Layout) -> None:
-    """All weight files, as many at a time as there are cores up to four: writes to one file queue up
-    behind its lock, those to several do not."""
-    workers = min(4, os.cpu_count() or 1, len(layout.files))
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            futures = [pool.submit(copier.write, file) for file in layout.files]
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        except BaseException:
-            copier.stop()
-            pool.shutdown(cancel_futures=True)
-            raise
-        if any(future.exception() for future in done):
-            copier.stop()
-            pool.shutdown(cancel_futures=True)
-    for future in done:
-        future.result()
 
 
 def _check_room(here: Path, layout: Layout, folder: Path) -> None:
