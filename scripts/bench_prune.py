@@ -190,6 +190,7 @@ print(json.dumps([code, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru
 def timed(command: list[str], work: Path) -> Sample:
     """Runs a command to its end; RuntimeError with the end of its output if it fails."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed programs are
     log = work / "log"
     launch = [sys.executable, "-ISc", LAUNCHER, str(log), *command]
     done = subprocess.run(launch, check=True, capture_output=True, env=environment, cwd=work)

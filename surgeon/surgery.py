@@ -11,7 +11,7 @@ from surgeon.card import model_card
 from surgeon.checkpoint.layout import Layout, make_layout
 from surgeon.checkpoint.source import Checkpoint, expand, open_checkpoint, read_json
 from surgeon.checkpoint.staging import SURGERY, check_output
-from surgeon.checkpoint.writer import write
+from surgeon.checkpoint.writer import Written, write
 from surgeon.companions import companion_names, companions, license_lines
 from surgeon.config import pruned_config
 from surgeon.errors import SurgeonError
@@ -32,9 +32,10 @@ REMOTE_CODE = ("configuration_surgeon.py", "modeling_surgeon.py")
 class PruneReport:
     """What a cut did, or with ``dry_run`` would do.
 
-    ``seconds`` covers all of the writing; ``shared_bytes`` are those that the filesystem shares
-    with the source instead of copying. ``files`` are the names in the output folder, those of the
-    graph excepted, which ``onnx`` reports if it was asked for.
+    ``seconds`` covers all of the writing; ``shared_bytes`` are those that the filesystem shares with
+    the source instead of copying. Of the weight files of a model of the Hub, ``fetched_bytes`` came
+    over the network and ``not_fetched_bytes`` never did. ``files`` are the names in the output folder,
+    those of the graph excepted, which ``onnx`` reports if it was asked for.
     """
 
     source: str
@@ -49,6 +50,8 @@ class PruneReport:
     seconds: float
     bytes_written: int
     shared_bytes: int
+    fetched_bytes: int
+    not_fetched_bytes: int
     files: tuple[str, ...]
     runtimes: tuple[Runtime, ...]
     onnx: "ExportReport | None"
@@ -120,10 +123,9 @@ def prune(
         check_exportable(operation.structure, operation.config, f"{target}/config.json")
     extras = _extras(operation)
     announce(operation)
-    size, seconds, shared = operation.layout.size, 0.0, 0
+    written = Written(operation.layout.size, 0.0, 0, 0)
     if not dry_run:
         written = write(checkpoint.source, operation.layout, extras, target, overwrite, advance)
-        size, seconds, shared = written.size, written.seconds, written.shared
     exported = None
     if onnx and not dry_run:
         from surgeon.onnx.export import export_onnx
@@ -140,9 +142,11 @@ def prune(
         after=after,
         blocks=operation.structure.num_layers,
         dialect=operation.config["model_type"],
-        seconds=seconds,
-        bytes_written=size,
-        shared_bytes=shared,
+        seconds=written.seconds,
+        bytes_written=written.size,
+        shared_bytes=written.shared,
+        fetched_bytes=written.fetched,
+        not_fetched_bytes=sum(checkpoint.shards.values()) - written.fetched if written.fetched else 0,
         files=tuple(sorted([*(file.name for file in operation.layout.files), *extras])),
         runtimes=runtimes(operation.structure),
         onnx=exported,

@@ -139,7 +139,7 @@ def test_missing_arguments(cli: Cli) -> None:
     ("name", "words"),
     [
         ("gone", "no such folder"),
-        ("meta-llama/Llama-3.1-8B", "hf download meta-llama/Llama-3.1-8B"),
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B: "),
         ("model/config.json", "is a file"),
         ("", "config.json"),
         ("x" * 300, "xxx"),

@@ -153,9 +153,10 @@ def printable(name: str) -> str:
 
 
 def find_source(model: str | os.PathLike[str]) -> Source:
-    """The source that a user's MODEL names: the word ``sample`` or a folder.
+    """The source that a user's MODEL names: the word ``sample``, a folder, or ORG/NAME[@REVISION].
 
-    A folder of that name is written ./sample. Raises SurgeonError when there is none.
+    A folder of that name is written ./sample, and a folder that is there wins over the Hub. Raises
+    SurgeonError when there is none.
     """
     if model == SAMPLE:
         return FolderSource(sample_folder())
@@ -164,10 +165,12 @@ def find_source(model: str | os.PathLike[str]) -> Source:
         return FolderSource(folder)
     if os.path.exists(folder):
         raise SurgeonError(f"{folder}: is a file; give the folder that holds config.json")
-    hint = ""
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", str(model)):
-        hint = f"; for a Hub model, first run: hf download {model}, and give the folder that it prints"
-    raise SurgeonError(f"{folder}: no such folder{hint}")
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", str(model), re.ASCII)
+    if match:
+        from surgeon.hub.source import open_repository
+
+        return open_repository(match[1], match[2])
+    raise SurgeonError(f"{folder}: no such folder, and no ORG/NAME of the Hub")
 
 
 def open_checkpoint(model: str | os.PathLike[str] | Source) -> Checkpoint:

@@ -48,18 +48,28 @@ def check_output(output: Path, folder: Path | None, shards: Iterable[str], overw
 
 
 @contextmanager
-def staging(output: Path) -> Iterator[Path]:
+def staging(output: Path, resume: str | None = None) -> Iterator[Path]:
     """A hidden folder beside ``output``, which is gone afterwards unless it was published.
 
     What killed runs left is cleared first; a folder that one of them was about to replace comes back.
+    With ``resume``, a name for the work at hand, the folder stays after an error, and the next run for
+    the same work gets it again.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     # one run at a time between the making of a folder and its lock, or it would look left over
     parent = _lock(output.parent, wait=True)
     try:
-        _clear(output)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.surgeon-", dir=output.parent))
+        prefix = f".{output.name}.surgeon-"
+        kept = output.parent / f"{prefix}{resume}" if resume else None
+        _clear(output, kept)
+        if kept is None:
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=output.parent))
+        else:
+            folder = kept
+            folder.mkdir(exist_ok=True)
         lock = _lock(folder)
+        if lock is None and kept is not None and os.name == "posix":
+            raise SurgeonError(f"{output}: another run is making it; wait for that one")
     finally:
         if parent is not None:
             os.close(parent)
@@ -68,9 +78,14 @@ def staging(output: Path) -> Iterator[Path]:
         os.umask(umask)
         folder.chmod(0o777 & ~umask)  # mkdtemp makes private folders; the result is an ordinary one
         yield folder
-    finally:
-        if folder.exists():
+    except BaseException:
+        if kept is None:
             shutil.rmtree(folder, ignore_errors=True)
+        raise
+    else:
+        if folder.exists():  # what an exchange of names put there
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
         if lock is not None:
             os.close(lock)
 
@@ -110,9 +125,9 @@ def _ours(output: Path) -> bool:
     return (output / SURGERY).is_file() or not any(output.iterdir())
 
 
-def _clear(output: Path) -> None:
+def _clear(output: Path, kept: Path | None) -> None:
     for leftover in output.parent.glob(f".{escape(output.name)}.surgeon-*"):
-        lock = _lock(leftover)
+        lock = _lock(leftover) if leftover != kept else None
         if lock is not None:  # nobody holds it: its process is gone
             shutil.rmtree(leftover, ignore_errors=True)
             os.close(lock)

@@ -1,6 +1,7 @@
 """Executes a layout: moves the bytes into a staged folder, adds the small files, publishes it."""
 
 import errno
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -12,16 +13,20 @@ from surgeon.checkpoint.layout import PAGE, Layout
 from surgeon.checkpoint.source import Source
 from surgeon.checkpoint.staging import publish, staging
 from surgeon.errors import SurgeonError
+from surgeon.hub.fetching import Fetcher
+from surgeon.hub.source import HubSource
 from surgeon.units import format_size
 
 
 @dataclass(frozen=True)
 class Written:
-    """What the writing took: bytes of the folder, seconds, and bytes shared instead of copied."""
+    """What the writing took: bytes of the folder, seconds; bytes shared with the source instead of
+    copied, and bytes of weights that came over the network."""
 
     size: int
     seconds: float
     shared: int
+    fetched: int
 
 
 def write(
@@ -34,16 +39,20 @@ def write(
 ) -> Written:
     """Writes the layout's files, and ``extras`` by name.
 
-    ``output`` appears under its name only when all is there; anything staged goes away on an error,
-    and what a killed run left is cleared first. Raises SurgeonError on a full or unwritable disk.
+    ``output`` appears under its name only when all is there. Anything staged goes away on an error, and
+    what a killed run left is cleared first; only what came over the network is kept for another run of
+    the same. Raises SurgeonError on a full or unwritable disk.
     """
     start = time.perf_counter()
-    here = source.download()
+    resume = None
+    if source.folder is None:
+        resume = hashlib.sha256(
+            f"{source.name}@{source.revision}".encode() + b"".join(file.header for file in layout.files)
+        ).hexdigest()[:16]
     try:
-        with staging(output) as folder:
-            _check_room(here, layout, folder)
-            copier = Copier(lambda file: here / file, folder, advance)
-            copier.copy(layout.files)
+        with staging(output, resume) as folder:
+            mover = _mover(source, layout, folder, advance)
+            mover.copy(layout.files)
             for name, data in extras.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(data)
@@ -52,17 +61,37 @@ def write(
     except OSError as error:
         what = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what = "the disk is full; nothing was left behind"
+            what = "the disk is full; " + (
+                "what was fetched is kept for the next run" if resume else "nothing was left behind"
+            )
         raise SurgeonError(f"{error.filename or output}: {what}") from None
-    return Written(size, time.perf_counter() - start, copier.shared)
+    fetched = mover.fetched if isinstance(mover, Fetcher) else 0
+    return Written(size, time.perf_counter() - start, mover.shared, fetched)
 
 
-def _check_room(here: Path, layout: Layout, folder: Path) -> None:
-    """Compares what must be written with the free space, before it is written."""
-    needed = layout.size
+def _mover(
+    source: Source, layout: Layout, folder: Path, advance: Callable[[int], None]
+) -> "Copier | Fetcher":
+    """What brings the bytes: from a folder, or from a repository. Checks that there is room."""
+    if isinstance(source, HubSource):
+        _check_room(layout.size - _already(folder), folder)
+        return Fetcher(source, folder, advance)
+    here = source.download()
     free = shutil.disk_usage(folder).free
-    if needed > free and _shares(here, layout, folder):
-        needed -= sum(shareable(file) for file in layout.files)
+    shared = layout.size > free and _shares(here, layout, folder)
+    needed = layout.size - (sum(shareable(file) for file in layout.files) if shared else 0)
+    _check_room(needed, folder)
+    return Copier(lambda file: here / file, folder, advance)
+
+
+def _already(folder: Path) -> int:
+    """Bytes on the disk that an earlier run fetched; files have holes where it did not."""
+    return sum(512 * entry.stat().st_blocks for entry in folder.iterdir())
+
+
+def _check_room(needed: int, folder: Path) -> None:
+    """Compares what must be written with the free space, before it is written."""
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise SurgeonError(
             f"{folder.parent}: {format_size(needed)} are needed, but only {format_size(free)} are "

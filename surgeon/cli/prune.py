@@ -114,6 +114,11 @@ def prune(
     shared = (
         f" ({format_size(report.shared_bytes)} shared with the source)" if report.shared_bytes else ""
     )
+    if report.fetched_bytes:
+        typer.echo(
+            f"Fetched {format_size(report.fetched_bytes)} of weights; "
+            f"{format_size(report.not_fetched_bytes)} were never downloaded."
+        )
     typer.echo(
         f"Wrote {format_size(report.bytes_written)} to {report.output} in {report.seconds:.2f} s, "
         f"{speed:.2f} GB/s{shared}."
