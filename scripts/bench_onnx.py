@@ -370,7 +370,7 @@ def main() -> None:
         rows += measure(folder, cut, device, options, speed, quantized)
     shutil.rmtree(options.work)
     report = {
-        "model": options.cpu or options.shape,
+        "model": Path(options.cpu).name if options.cpu else options.shape,
         "dtype": "fp32" if options.cpu else options.dtype,
         "int4": options.int4,
         "fraction": options.fraction,
