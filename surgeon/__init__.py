@@ -19,6 +19,7 @@ from surgeon.version import __version__
 
 if TYPE_CHECKING:
     from surgeon.errors import SurgeonError
+    from surgeon.hub.push import PushReport, push
     from surgeon.inspection import Inspection, inspect
     from surgeon.onnx.export import ExportReport, export_onnx
     from surgeon.plan import Plan, Sublayer
@@ -30,6 +31,7 @@ __all__ = [
     "Inspection",
     "Plan",
     "PruneReport",
+    "PushReport",
     "Sublayer",
     "SurgeonError",
     "Verification",
@@ -37,6 +39,7 @@ __all__ = [
     "export_onnx",
     "inspect",
     "prune",
+    "push",
     "verify",
 ]
 
@@ -48,6 +51,8 @@ _HOMES = {
     "Plan": "surgeon.plan",
     "Sublayer": "surgeon.plan",
     "PruneReport": "surgeon.surgery",
+    "PushReport": "surgeon.hub.push",
+    "push": "surgeon.hub.push",
     "prune": "surgeon.surgery",
     "SurgeonError": "surgeon.errors",
     "Verification": "surgeon.verification",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from surgeon.accounting import Costs
+from surgeon.companions import llama_duties
 from surgeon.plan import Plan
 from surgeon.runtimes import Runtime
 from surgeon.structure import Structure
@@ -64,11 +65,14 @@ def model_card(
     )
     trust = "" if structure.plain else ", trust_remote_code=True"
     licence = ""
-    if license_files:
+    duties = " ".join(llama_duties(license_lines, source))
+    if license_files or duties:
         names = ", ".join(f"[{name}]({name})" for name in license_files)
+        terms = f": {names}" if names else ""
         licence = (
-            "\n## Licence\n\nThe weights are those of the base model and stay under its terms: "
-            f"{names}. Read them before you publish a derivative; some ask for its name or a notice.\n"
+            f"\n## Licence\n\nThe weights are those of the base model and stay under its terms{terms}. "
+            f"Read them before you publish a derivative. {duties}".rstrip()
+            + "\n"
         )
     return f"""{chr(10).join(head)}
 

@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from surgeon.checkpoint.header import POINTER
@@ -79,3 +80,20 @@ def license_lines(source: Source) -> list[str]:
     head = lines[1 : lines.index("---", 1)] if "---" in lines[1:] else []
     keys = ("license:", "license_name:", "license_link:")
     return [line.rstrip() for line in head if line.startswith(keys) and not line.rstrip().endswith(":")]
+
+
+def llama_duties(licence: Sequence[str], base: str, repo: str | None = None) -> tuple[str, ...]:
+    """What the Llama licences ask of who publishes a derivative, as sentences; none for other licences.
+
+    ``licence`` are the lines of ``license_lines``, ``base`` the name of the base model, ``repo`` that
+    of the derivative if it has one yet.
+    """
+    text = " ".join(licence).lower()
+    if "llama" not in text and not base.lower().startswith("meta-llama/"):
+        return ()
+    said = ["The Llama licence goes with the weights: keep LICENSE, NOTICE and USE_POLICY with them."]
+    if not ("llama2" in text or "llama-2" in base.lower()):
+        said.append('From Llama 3 on it asks you to show "Built with Llama" on the model\'s page.')
+        if repo is None or not repo.rpartition("/")[2].lower().startswith("llama"):
+            said.append("It also asks that the name of a derived model begins with Llama.")
+    return tuple(said)

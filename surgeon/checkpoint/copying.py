@@ -7,11 +7,11 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
 from surgeon.checkpoint.layout import PAGE, Copy, Fill, NewFile
+from surgeon.threads import run_threads
 
 CHUNK = 8 << 20
 """Bytes that a thread takes at a time: enough for one system call to be worth it, small enough for a
@@ -54,14 +54,10 @@ class Copier:
         workers = min(4, os.cpu_count() or 1) if hasattr(os, "preadv") else 1
         with contextlib.ExitStack() as stack:
             tasks = self._tasks(files, stack, workers > 1)
-            with ThreadPoolExecutor(workers) as pool:
-                futures = [pool.submit(self._work, tasks) for _ in range(workers)]
-                try:
-                    wait(futures, return_when=FIRST_EXCEPTION)
-                finally:
-                    self._stopped = True  # all is done, or one failed, or Ctrl-C came
-            for future in futures:
-                future.result()
+            run_threads(workers, lambda: self._work(tasks), self._stop)
+
+    def _stop(self) -> None:
+        self._stopped = True
 
     def _work(self, tasks: Iterator[Callable[[], None]]) -> None:
         while not self._stopped:

@@ -153,13 +153,17 @@ def printable(name: str) -> str:
 
 
 def find_source(model: str | os.PathLike[str]) -> Source:
-    """The source that a user's MODEL names: the word ``sample``, a folder, or ORG/NAME[@REVISION].
+    """The source that MODEL names: the word ``sample``, a folder, ORG/NAME[@REVISION], or a URL.
 
     A folder of that name is written ./sample, and a folder that is there wins over the Hub. Raises
     SurgeonError when there is none.
     """
     if model == SAMPLE:
         return FolderSource(sample_folder())
+    if re.match(r"[a-z][a-z0-9+.-]*://", str(model)):
+        from surgeon.hub.stores import open_store
+
+        return open_store(str(model))
     folder = expand(model)
     if os.path.isdir(folder):
         return FolderSource(folder)

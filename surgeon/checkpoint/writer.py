@@ -15,6 +15,7 @@ from surgeon.checkpoint.staging import publish, staging
 from surgeon.errors import SurgeonError
 from surgeon.hub.fetching import Fetcher
 from surgeon.hub.source import HubSource
+from surgeon.hub.stores import StoreSource
 from surgeon.units import format_size
 
 
@@ -72,8 +73,8 @@ def write(
 def _mover(
     source: Source, layout: Layout, folder: Path, advance: Callable[[int], None]
 ) -> "Copier | Fetcher":
-    """What brings the bytes: from a folder, or from a repository. Checks that there is room."""
-    if isinstance(source, HubSource):
+    """What brings the bytes, from a folder or over a network. Checks that there is room."""
+    if isinstance(source, HubSource | StoreSource):
         _check_room(layout.size - _already(folder), folder)
         return Fetcher(source, folder, advance)
     here = source.download()

@@ -12,13 +12,12 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from surgeon.checkpoint.layout import Copy, NewFile
-from surgeon.hub.http import fetch
-from surgeon.hub.source import HubSource
+from surgeon.threads import run_threads
 
 JOURNAL = "journal"
 
@@ -29,6 +28,8 @@ _GAP = 16 << 10
 """Bytes between two wanted ranges that are cheaper to fetch than to ask twice."""
 
 _CONNECTIONS = 8
+
+_PIECE = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +84,26 @@ def requests(wanted: Iterable[Segment]) -> list[Request]:
     return [Request(g[0].file, g[0].start, g[-1].start + g[-1].length, tuple(g)) for g in groups]
 
 
+class RemoteSource(Protocol):
+    """A source whose bytes come over a network."""
+
+    def fetch(
+        self,
+        file: str,
+        start: int,
+        end: int,
+        take: Callable[[int, bytes], None],
+        sleep: Callable[[float], None],
+    ) -> None:
+        """Calls ``take(offset, data)`` for the bytes [start, end) of a file, in order."""
+
+
 class _Stopped(Exception):
     """Another request failed, or Ctrl-C came."""
 
 
 class Fetcher:
-    """Fills the files of a layout in ``folder`` from a repository.
+    """Fills the files of a layout in ``folder`` from a repository or a store.
 
     ``advance`` gets the number of wanted bytes that are in place; ``fetched`` counts bytes that came
     over the network for the weights. SurgeonError when the repository cannot be read to the end.
@@ -96,7 +111,7 @@ class Fetcher:
 
     shared = 0
 
-    def __init__(self, source: HubSource, folder: Path, advance: Callable[[int], None]) -> None:
+    def __init__(self, source: RemoteSource, folder: Path, advance: Callable[[int], None]) -> None:
         self._source = source
         self._folder = folder
         self._advance = advance
@@ -113,16 +128,17 @@ class Fetcher:
             targets = {file.name: self._create(file, stack) for file in files}
             journal = stack.enter_context(open(self._folder / JOURNAL, "a"))
             left = [r for r in plan if not self._is_there(r, done, targets)]
-            with ThreadPoolExecutor(_CONNECTIONS) as pool:
-                try:
-                    futures = [pool.submit(self._run, r, targets, journal.write) for r in left]
-                    wait(futures, return_when=FIRST_EXCEPTION)
-                finally:
-                    self._stopped.set()
-                    pool.shutdown(cancel_futures=True)
-            failures = [f.exception() for f in futures if not f.cancelled()]
-            for failure in sorted(filter(None, failures), key=lambda e: isinstance(e, _Stopped)):
-                raise failure
+            queue = iter(left)
+
+            def work() -> None:
+                while not self._stopped.is_set():
+                    with self._lock:
+                        request = next(queue, None)
+                    if request is None:
+                        return
+                    self._run(request, targets, journal.write)
+
+            run_threads(_CONNECTIONS, work, self._stopped.set)
         (self._folder / JOURNAL).unlink()
 
     def _create(self, file: NewFile, stack: contextlib.ExitStack) -> int:
@@ -178,7 +194,7 @@ class Fetcher:
                 view, position = view[len(part) :], position + len(part)
                 number += 1
 
-        fetch(self._source.remote(request.file), request.start, request.end, take, self._sleep)
+        self._source.fetch(request.file, request.start, request.end, take, self._sleep)
         with self._lock:
             note(json.dumps({"request": _key(request), "sha256": _hash(request, targets)}) + "\n")
 
@@ -191,7 +207,9 @@ def _hash(request: Request, targets: dict[str, int]) -> str:
     """SHA-256 of what is on the disk for a request."""
     digest = hashlib.sha256()
     for segment in request.segments:
-        digest.update(os.pread(targets[segment.target], segment.length, segment.offset))
+        for done in range(0, segment.length, _PIECE):
+            length = min(_PIECE, segment.length - done)
+            digest.update(os.pread(targets[segment.target], length, segment.offset + done))
     return digest.hexdigest()
 
 

@@ -18,7 +18,7 @@ ATTEMPTS = 6
 """Tries in a row without a byte of progress."""
 
 _LONGEST_WAIT = 60.0
-_PIECE = 1 << 20
+_PIECE = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def fetch(
                 "run the same again later"
             )
         if failures:
-            sleep(_backoff(failures))
+            sleep(backoff(failures))
         failures += 1
         try:
             with _get(remote, position, end) as answer:
@@ -83,7 +83,8 @@ def fetch(
             problem = "the server sends less than it says"
 
 
-def _backoff(failures: int) -> float:
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row."""
     return float(min(0.5 * 2**failures, _LONGEST_WAIT) * random.uniform(0.5, 1))
 
 

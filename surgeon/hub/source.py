@@ -1,6 +1,7 @@
 """A Hub repository as a source: names, sizes and byte ranges, pinned to one commit."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from surgeon.checkpoint.source import TEMPLATES, FolderSource, Source
 from surgeon.errors import SurgeonError
-from surgeon.hub.http import Remote, read
+from surgeon.hub.http import Remote, fetch, read
 
 _PREFIX = 64 << 10
 """Bytes that the first look into a file fetches: most headers are shorter."""
@@ -63,6 +64,16 @@ class HubSource:
         start = max(offset, len(prefix))
         return prefix[offset:start] + read(self.remote(file), start, end)
 
+    def fetch(
+        self,
+        file: str,
+        start: int,
+        end: int,
+        take: Callable[[int, bytes], None],
+        sleep: Callable[[float], None],
+    ) -> None:
+        fetch(self.remote(file), start, end, take, sleep)
+
     def remote(self, file: str) -> Remote:
         """A file's address, the same for all who read it, so that all notice if it changes."""
         if file not in self._remotes:
@@ -90,7 +101,7 @@ class HubSource:
                 )
             )
         except Exception as error:  # of many kinds, all about the network or the disk
-            raise _refused(self.repo, error) from None
+            raise refused(self.repo, error) from None
 
 
 def open_repository(repo: str, revision: str | None) -> Source:
@@ -111,7 +122,7 @@ def open_repository(repo: str, revision: str | None) -> Source:
         cached = _cached_snapshot(repo, revision) if _is_offline(error) else None
         if cached is not None:
             return FolderSource(cached)
-        raise _refused(repo, error) from None
+        raise refused(repo, error) from None
     sizes = {s.rfilename: int(s.size or 0) for s in info.siblings or []}
     source = HubSource(repo, str(info.sha), sizes)
     cached = _cached_snapshot(repo, source.commit)
@@ -137,7 +148,7 @@ def _is_offline(error: Exception) -> bool:
     return type(error).__name__ == "OfflineModeIsEnabled" or getattr(error, "response", None) is None
 
 
-def _refused(repo: str, error: Any) -> SurgeonError:
+def refused(repo: str, error: Any) -> SurgeonError:
     """huggingface_hub's errors in a line of ours."""
     page = f"https://huggingface.co/{repo}"
     kind = type(error).__name__
@@ -152,6 +163,8 @@ def _refused(repo: str, error: Any) -> SurgeonError:
     if kind in words:
         return SurgeonError(f"{repo}: {words[kind]}")
     status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return SurgeonError(f"{repo}: the Hub does not allow it ({status}); log in with: hf auth login")
     if status is None:
         return SurgeonError(f"{repo}: the Hub cannot be reached ({kind}); is there a network?")
     return SurgeonError(f"{repo}: the Hub answers {status}; try again later")

@@ -16,6 +16,7 @@ from hub_server import (
     Redirect,
     Reset,
     ShortBody,
+    Slow,
     Status,
     WrongContentRange,
 )
@@ -107,6 +108,21 @@ def test_looking_reads_headers_alone(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_branch_that_moves_between_requests(
+    hub: HubServer, sample: str, run_surgeon: Run, tmp_path: Path
+) -> None:
+    """What main was at the start counts to the end."""
+    hub.misbehave(
+        Hook(lambda request: hub.commit("org/sample", {"config.json": b"{}", "tokenizer.json": b"{}"})),
+        times=1,
+        kind="info",
+    )
+    done = run_surgeon("prune", "org/sample", "-o", tmp_path / "out", "--last", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert hub.head("org/sample") != sample
+    assert surgeon.verify(tmp_path / "out", "sample").ok
+
+
 def test_a_revision_is_pinned(hub: HubServer, sample: str, run_surgeon: Run, tmp_path: Path) -> None:
     """The branch moves after the first look; every byte is still that of the old commit."""
     config = json.loads((SAMPLE / "config.json").read_text())
@@ -128,6 +144,7 @@ def test_a_revision_is_pinned(hub: HubServer, sample: str, run_surgeon: Run, tmp
         Cut(100_000),
         Cut(10, hard=True),
         ShortBody(1000),
+        Slow(0.05),
     ],
     ids=repr,
 )
