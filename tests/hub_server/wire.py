@@ -48,7 +48,9 @@ class Host(ThreadingHTTPServer):
     def __init__(self, hub: "HubServer", name: str) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.hub, self.name = hub, name
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        # the two hosts differ by name too: huggingface_hub 1 does not look at ports
+        place = "localhost" if name == "storage" else "127.0.0.1"
+        self.url = f"http://{place}:{self.server_address[1]}"
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
