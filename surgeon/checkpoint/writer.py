@@ -46,10 +46,10 @@ def write(
     """
     start = time.perf_counter()
     resume = None
-    if source.folder is None:
-        resume = hashlib.sha256(
-            f"{source.name}@{source.revision}".encode() + b"".join(file.header for file in layout.files)
-        ).hexdigest()[:16]
+    identity = source.identity if isinstance(source, HubSource | StoreSource) else None
+    if identity is not None:
+        headers = b"".join(file.header for file in layout.files)
+        resume = hashlib.sha256(identity.encode() + headers).hexdigest()[:16]
     try:
         with staging(output, resume) as folder:
             mover = _mover(source, layout, folder, advance)

@@ -62,7 +62,7 @@ def main() -> None:
             sys.exit(2)  # no command was given, and the help was shown
         _fail(f"{error.format_message()} See --help.", 2)
     if code == 130:  # typer's word for Ctrl-C
-        _fail("interrupted; nothing was left behind", 130)
+        _fail("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)
 
 

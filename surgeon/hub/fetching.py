@@ -126,7 +126,7 @@ class Fetcher:
         done = self._journal()
         with contextlib.ExitStack() as stack:
             targets = {file.name: self._create(file, stack) for file in files}
-            journal = stack.enter_context(open(self._folder / JOURNAL, "a"))
+            journal = stack.enter_context(open(self._folder / JOURNAL, "a", buffering=1))
             left = [r for r in plan if not self._is_there(r, done, targets)]
             queue = iter(left)
 

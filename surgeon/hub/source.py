@@ -36,6 +36,11 @@ class HubSource:
         return self.commit
 
     @property
+    def identity(self) -> str | None:
+        """What these very bytes are known by in a later run."""
+        return f"{self.repo}@{self.commit}"
+
+    @property
     def folder(self) -> Path | None:
         return None
 

@@ -10,15 +10,32 @@ from surgeon.hub.http import ATTEMPTS, backoff
 
 _PIECE = 1 << 20
 
+_VERSIONS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "VersionId",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "created",
+)
+"""Under which names fsspec's filesystems tell one version of a file from another."""
+
 
 @dataclass(frozen=True)
 class StoreSource:
-    """A folder of an fsspec filesystem. Nothing is downloaded but what is read."""
+    """A folder of an fsspec filesystem. Nothing is downloaded but what is read.
+
+    ``identity`` is what these very bytes are known by in a later run; None where the store's listing
+    tells no versions, so that a later run could take bytes of two versions for one model.
+    """
 
     url: str
     system: Any
     root: str
     sizes: dict[str, int]
+    identity: str | None
 
     @property
     def name(self) -> str:
@@ -92,7 +109,8 @@ def open_store(url: str) -> StoreSource:
         raise SurgeonError(f"{url}: {error}") from None
     try:
         entries = system.ls(root, detail=True)
-        found = {}
+        found: dict[str, int] = {}
+        versions: list[str] = []
         for entry in entries:
             name = str(entry["name"]).rstrip("/").rpartition("/")[2]
             if entry["type"] == "file":
@@ -100,6 +118,9 @@ def open_store(url: str) -> StoreSource:
                     entry["size"] if entry["size"] is not None else system.info(entry["name"])["size"]
                 )
                 found[name] = int(size)
+                told = [f"{key}={entry[key]}" for key in _VERSIONS if entry.get(key)]
+                versions.append(f"{name} {size} {told}" if told else "")
     except Exception as error:  # each store has its own
         raise SurgeonError(f"{url}: cannot be listed ({error or type(error).__name__})") from None
-    return StoreSource(url, system, root, found)
+    identity = f"{url} {sorted(versions)}" if all(versions) else None
+    return StoreSource(url, system, root, found, identity)

@@ -154,3 +154,27 @@ def test_no_room(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(SurgeonError, match="are needed"):
         surgeon.prune(memory, tmp_path / "out", last=2)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_store_that_changed_is_fetched_anew(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other weights behind the same header must not be mixed with what an earlier run fetched."""
+    system, real = fsspec.filesystem("memory"), os.pwrite
+
+    def full(handle: int, data: bytes, offset: int) -> int:
+        if offset > 2_000_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(handle, data, offset)
+
+    monkeypatch.setattr("surgeon.hub.fetching._REQUEST", 200_000)
+    with pytest.MonkeyPatch().context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(SurgeonError, match="disk is full"):
+            surgeon.prune(memory, tmp_path / "out", last=2)
+    data = bytearray((SAMPLE / "model.safetensors").read_bytes())
+    data[20_000:-1000:2] = bytes(len(data[20_000:-1000:2]))
+    system.pipe_file("/models/sample/model.safetensors", bytes(data))
+    surgeon.prune(memory, tmp_path / "out", last=2)
+    assert surgeon.verify(tmp_path / "out", memory).ok
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
