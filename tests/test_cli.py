@@ -324,10 +324,24 @@ BIG = checkpoints.Spec(layers=8, hidden=2048, heads=16, kv_heads=4, head_dim=128
 """1.8 GB of holes: enough for a signal to arrive in the middle."""
 
 
+# the program as it is, on a slow disk: else a fast machine is done before the signal comes
+SLOW = """
+import time
+from surgeon.checkpoint import copying
+from surgeon.cli import main
+for name in ("_move", "_move_in_kernel"):
+    def slow(*args, real=getattr(copying, name)):
+        time.sleep(0.1)
+        real(*args)
+    setattr(copying, name, slow)
+main()
+"""
+
+
 def half_way(model: Path, out: Path) -> "subprocess.Popen[str]":
     """A run that has begun to write: its staging folder has a weight file."""
     where = ["prune", str(model), "-o", str(out)]
-    command = [sys.executable, "-m", "surgeon", *where, "--last", "1", "--json"]
+    command = [sys.executable, "-c", SLOW, *where, "--last", "1", "--json"]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list(out.parent.glob(f".{out.name}.surgeon-*/*.safetensors")):
         assert run.poll() is None, "it was done before it was seen"
