@@ -30,11 +30,12 @@ class Sublayer(StrEnum):
 Site = tuple[int, Sublayer]
 """One sublayer of the source: (layer counted from 0, which of the two)."""
 
-_DROPS: dict[str, tuple[Sublayer, ...]] = {
+DROPS: dict[str, tuple[Sublayer, ...]] = {
     "attn": (Sublayer.ATTENTION,),
     "mlp": (Sublayer.MLP,),
     "block": (Sublayer.ATTENTION, Sublayer.MLP),
 }
+"""What the words of ``--drop`` remove of a layer."""
 
 
 @dataclass(frozen=True)
@@ -187,9 +188,9 @@ class Plan:
 
     @classmethod
     def _of(cls, num_layers: int, layers: Iterable[int], drop: str, absent: Iterable[Site]) -> Self:
-        if drop not in _DROPS:
+        if drop not in DROPS:
             raise SurgeonError(f"plan: --drop {drop!r} is not known; use attn, mlp or block")
-        removed = frozenset((layer, sub) for layer in layers for sub in _DROPS[drop])
+        removed = frozenset((layer, sub) for layer in layers for sub in DROPS[drop])
         return cls(num_layers, removed, frozenset(absent))
 
     def sites(self) -> Iterator[Site]:

@@ -1,0 +1,1 @@
+"""Which sublayers are redundant, what a cut costs and what it saves: the paper's figure and tables."""
