@@ -54,7 +54,9 @@ class Batch:
     """The state of one batch: prompts, caches and the buffers that each step reads and writes.
 
     All buffers keep their places from step to step, so that a CUDA graph can be replayed over them;
-    the sampler writes the next step's ids, lengths and mask where the model reads them.
+    the sampler writes the next step's ids and mask where the model reads them. Lengths go from one of
+    two buffers to the other: before it captures a run onnxruntime makes it several times, so a run has
+    to leave alone what it reads.
     ``capture_prefill`` pays off where the same shape of prompts comes again in the same batch.
     """
 
@@ -71,6 +73,7 @@ class Batch:
         self._loaded = loaded
         # a captured graph knows its buffers by their addresses, so each batch has one of its own
         self._graph_id = str(next(loaded.graph_ids))
+        self._choice_ids = [str(next(loaded.graph_ids)) for _ in range(2)]
         self._prefill_id = str(next(loaded.graph_ids)) if capture_prefill else _NOT_CAPTURED
         # a captured draw would be the same draw at every replay
         self._draws = sampling.temperature > 0
@@ -85,15 +88,17 @@ class Batch:
         self._caches = {past: self._empty(shape, loaded.element) for past, _ in loaded.caches}
         self._ids = self._empty((self._size, 1), INT64)
         self._mask = self._empty((self._size, capacity), INT64)
-        self._lengths = self._value(lengths[:, None])
+        self._lengths = self._value(lengths[:, None]), self._empty((self._size, 1), INT64)
         self._sampler = self._sampler_session(sampling, dims.vocab_size, capacity)
         last = np.zeros_like(lengths) if loaded.last_logits_only else lengths - 1
         kept = 1 if loaded.last_logits_only else longest
         logits = self._empty((self._size, kept, dims.vocab_size), loaded.element)
         prompt_values = self._value(ids), self._value(real)
-        self._prefill = self._bind(*prompt_values, logits), self._choice(logits, last)
+        self._prefill = self._bind(*prompt_values, logits), self._choice(logits, last, 0)
         logits = self._empty((self._size, 1, dims.vocab_size), loaded.element)
-        self._decode = self._bind(self._ids, self._mask, logits), self._choice(logits, last * 0)
+        self._decode = self._bind(self._ids, self._mask, logits)
+        self._choices = [self._choice(logits, last * 0, turn) for turn in range(2)]
+        self._turn = 0
 
     def prefill(self) -> list[int]:
         """Runs the prompts; the first new token of each row.
@@ -102,17 +107,20 @@ class Batch:
         """
         self._run(self._loaded.session, self._prefill[0], self._prefill_id)
         self._run(self._sampler, self._prefill[1], _NOT_CAPTURED if self._draws else self._prefill_id)
+        self._turn = 1
         return self._read()
 
     def decode(self) -> list[int]:
         """Runs the last tokens; the next one of each row."""
         self.step()
-        self._run(self._sampler, self._decode[1], _NOT_CAPTURED if self._draws else self._graph_id)
+        graph_id = _NOT_CAPTURED if self._draws else self._choice_ids[self._turn]
+        self._run(self._sampler, self._choices[self._turn], graph_id)
+        self._turn = 1 - self._turn
         return self._read()
 
     def step(self) -> None:
         """The part of ``decode`` that is the model: logits for the last tokens, and their cache."""
-        self._run(self._loaded.session, self._decode[0], self._graph_id)
+        self._run(self._loaded.session, self._decode, self._graph_id)
 
     def _run(self, session: Any, binding: Any, graph_id: str) -> None:
         import onnxruntime as ort
@@ -143,13 +151,14 @@ class Batch:
             run.bind_ortvalue_output(present, self._caches[past])
         return run
 
-    def _choice(self, logits: Any, row: Any) -> Any:
+    def _choice(self, logits: Any, row: Any, turn: int) -> Any:
+        """The sampler reading lengths from the buffer of this turn, and writing the other."""
         run = self._sampler.io_binding()
         run.bind_ortvalue_input("logits", logits)
         run.bind_ortvalue_input("row", self._value(row[:, None, None]))
-        run.bind_ortvalue_input("lengths", self._lengths)
+        run.bind_ortvalue_input("lengths", self._lengths[turn])
         run.bind_ortvalue_output("ids", self._ids)
-        run.bind_ortvalue_output("new_lengths", self._lengths)
+        run.bind_ortvalue_output("new_lengths", self._lengths[1 - turn])
         run.bind_ortvalue_output("mask", self._mask)
         return run
 

@@ -49,6 +49,16 @@ def test_a_batch_gives_what_each_prompt_gives_alone(name, key, last, opened, net
     assert tokens(loaded, PROMPTS[1:2], NEW, stop=[2]) == want[1:2]
 
 
+def test_runs_may_be_repeated(opened, monkeypatch):
+    """Before onnxruntime captures a CUDA graph it makes the same run several times over."""
+    from surgeon.runtime.decoding import Batch
+
+    want = tokens(opened("gqa"), PROMPTS, NEW)
+    run = Batch._run
+    monkeypatch.setattr(Batch, "_run", lambda *arguments: [run(*arguments) for _ in range(3)])
+    assert tokens(opened("gqa"), PROMPTS, NEW) == want
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_a_batch_of_stories(last, opened, network):
     from tokenizers import Tokenizer
