@@ -62,10 +62,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in report.json."""
-        cells = [
-            {**asdict(cell), "variant": cell.variant.to_json()}
-            for cell in self.cells
-        ]
+        cells = [{**asdict(cell), "variant": cell.variant.to_json()} for cell in self.cells]
         return {
             "format": FORMAT,
             "subject": asdict(self.subject),
@@ -79,9 +76,12 @@ class Report:
         """Reads what ``to_json`` wrote; SurgeonError, naming ``where``, on anything else."""
         try:
             if data["format"] != FORMAT:
-                raise SurgeonError(f"{where}: is of format {data['format']}, not {FORMAT}; measure anew")
+                raise SurgeonError(
+                    f"{where}: is of format {data['format']}, not {FORMAT}; measure anew"
+                )
             cells = tuple(
-                Cell(**{**cell, "variant": Variant.from_json(cell["variant"])}) for cell in data["cells"]
+                Cell(**{**cell, "variant": Variant.from_json(cell["variant"])})
+                for cell in data["cells"]
             )
             measures = tuple(Measure(**measure) for measure in data["measures"])
             return cls(Subject(**data["subject"]), data["settings"], measures, cells)

@@ -18,8 +18,12 @@ def load_tokenizer(folder: str) -> Any:
         raise SurgeonError(f"{folder}: its tokenizer cannot be loaded ({error})") from None
 
 
-def load_model(folder: str, device: str = "auto") -> tuple[Any, Any]:
-    """Model and tokenizer: on CUDA in the checkpoint's dtype, on the CPU in float32."""
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+"""What ``--dtype`` takes; auto is the checkpoint's own on CUDA, float32 on the CPU."""
+
+
+def load_model(folder: str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
+    """Model and tokenizer; SurgeonError for a device or a dtype that cannot be had."""
     transformers = _import()
     import torch
 
@@ -29,11 +33,14 @@ def load_model(folder: str, device: str = "auto") -> tuple[Any, Any]:
         raise SurgeonError("--device cuda: torch finds no CUDA device; use --device cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype not in DTYPES:
+        raise SurgeonError(f"--dtype {dtype!r} is not known; use {', '.join(DTYPES)}")
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
     tokenizer = load_tokenizer(folder)
-    dtype: Any = "auto" if device == "cuda" else torch.float32
     # nothing of a checkpoint is executed: pruned ones load through the classes of this package
     network = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, trust_remote_code=False
+        folder, dtype=dtype if dtype == "auto" else getattr(torch, dtype), trust_remote_code=False
     )
     return network.to(device), tokenizer
 
