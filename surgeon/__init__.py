@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from surgeon.inspection import Inspection, inspect
     from surgeon.onnx.export import ExportReport, export_onnx
     from surgeon.plan import Plan, Sublayer
+    from surgeon.rule import Rule
     from surgeon.surgery import PruneReport, prune
     from surgeon.verification import Verification, verify
 
@@ -32,6 +33,7 @@ __all__ = [
     "Plan",
     "PruneReport",
     "PushReport",
+    "Rule",
     "Sublayer",
     "SurgeonError",
     "Verification",
@@ -49,6 +51,7 @@ _HOMES = {
     "Inspection": "surgeon.inspection",
     "inspect": "surgeon.inspection",
     "Plan": "surgeon.plan",
+    "Rule": "surgeon.rule",
     "Sublayer": "surgeon.plan",
     "PruneReport": "surgeon.surgery",
     "PushReport": "surgeon.hub.push",

@@ -36,6 +36,7 @@ def model_card(
     source: str,
     revision: str | None,
     plan: Plan,
+    why: Sequence[str],
     structure: Structure,
     before: Costs,
     after: Costs,
@@ -46,7 +47,7 @@ def model_card(
     """The card as Markdown with its YAML head.
 
     ``base_model`` stands there only for a source that is a Hub repository; ``license_lines`` are
-    those of the source's own card.
+    those of the source's own card; ``why`` are sentences on the choice, without a full stop.
     """
     hub = "/" in source
     head = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
@@ -63,6 +64,7 @@ def model_card(
     loads = "\n".join(
         f"| {v.name} | {'yes' if v.loads else '**no**'} | {v.note} | {v.basis} |" for v in verdicts
     )
+    chosen = f"\nThe most redundant were chosen: {'; '.join(why)}.\n" if why else ""
     trust = "" if structure.plain else ", trust_remote_code=True"
     licence = ""
     duties = " ".join(llama_duties(license_lines, source))
@@ -80,7 +82,7 @@ def model_card(
 
 {origin} after {plan.describe()}. Layers are counted from 0. Every tensor that is left has the bytes
 it had; nothing was retrained.
-
+{chosen}
 | | before | after | change |
 |---|---|---|---|
 {costs}

@@ -6,7 +6,7 @@ All You Need But You Don't Need All Of It", arXiv 2407.15516.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
@@ -98,31 +98,6 @@ class Plan:
             )
 
     @classmethod
-    def choose(
-        cls,
-        num_layers: int,
-        drop: str = "attn",
-        *,
-        last: int | None = None,
-        fraction: str | float | None = None,
-        layers: str | Iterable[int] | None = None,
-        keep_last: bool = False,
-        absent: Iterable[Site] = (),
-    ) -> Self:
-        """The plan of whichever one of ``last``, ``fraction`` and ``layers`` is given.
-
-        SurgeonError if none is, or several are.
-        """
-        if sum(rule is not None for rule in (last, fraction, layers)) == 1:
-            if last is not None:
-                return cls.last(num_layers, last, drop, keep_last, absent)
-            if fraction is not None:
-                return cls.fraction(num_layers, fraction, drop, keep_last, absent)
-            if layers is not None:
-                return cls.layers(num_layers, layers, drop, keep_last, absent)
-        raise SurgeonError("plan: give exactly one of --last, --fraction and --layers")
-
-    @classmethod
     def last(
         cls,
         num_layers: int,
@@ -185,6 +160,28 @@ class Plan:
                 "keeps; leave out one of the two"
             )
         return cls._of(num_layers, chosen, drop, absent)
+
+    @classmethod
+    def highest(
+        cls,
+        num_layers: int,
+        count: int,
+        scores: Sequence[float | None],
+        drop: str = "attn",
+        keep_last: bool = False,
+        absent: Iterable[Site] = (),
+    ) -> Self:
+        """The sublayers of the ``count`` layers with the highest scores, one a layer, None for no part.
+
+        Of equal scores the deeper layer goes first. With ``keep_last`` the last layer is no candidate.
+        """
+        order = rank(scores[: num_layers - 1] if keep_last else scores)
+        if not 1 <= count <= len(order):
+            raise SurgeonError(
+                f"plan: --count {count} is out of range; {len(order)} layers have what --drop {drop} "
+                f"removes{', the last one left out' if keep_last else ''}"
+            )
+        return cls._of(num_layers, order[:count], drop, absent)
 
     @classmethod
     def _of(cls, num_layers: int, layers: Iterable[int], drop: str, absent: Iterable[Site]) -> Self:
@@ -271,6 +268,12 @@ class Plan:
             return cls(int(data["num_layers"]), sites(data), sites(data.get("absent", {})))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SurgeonError(f"plan: cannot be read ({error!r})") from None
+
+
+def rank(scores: Sequence[float | None]) -> tuple[int, ...]:
+    """Layers from the highest score to the lowest, those without one left out; ties: deeper first."""
+    scored = [(score, layer) for layer, score in enumerate(scores) if score is not None]
+    return tuple(layer for _, layer in sorted(scored, reverse=True))
 
 
 def parse_fraction(text: str | float) -> Decimal:

@@ -17,12 +17,14 @@ from surgeon.config import pruned_config
 from surgeon.errors import SurgeonError
 from surgeon.jsonfile import encode_json
 from surgeon.plan import Plan
+from surgeon.rule import Choice, Rule
 from surgeon.runtimes import Runtime, runtimes
 from surgeon.structure import Structure
 from surgeon.units import parse_size
 from surgeon.version import __version__
 
 if TYPE_CHECKING:
+    from surgeon.measure.similarity import Similarity
     from surgeon.onnx.export import ExportReport
 
 REMOTE_CODE = ("configuration_surgeon.py", "modeling_surgeon.py")
@@ -32,6 +34,7 @@ REMOTE_CODE = ("configuration_surgeon.py", "modeling_surgeon.py")
 class PruneReport:
     """What a cut did, or with ``dry_run`` would do.
 
+    ``why`` explains the choice of sublayers, a line a step, where the words of the call do not.
     ``seconds`` covers all of the writing; ``shared_bytes`` are those that the filesystem shares with
     the source instead of copying. Of the weight files of a model of the Hub, ``fetched_bytes`` came
     over the network and ``not_fetched_bytes`` never did. ``files`` are the names in the output folder,
@@ -42,6 +45,7 @@ class PruneReport:
     output: str
     plan: Plan
     words: str
+    why: tuple[str, ...]
     dry_run: bool
     before: Costs
     after: Costs
@@ -63,6 +67,7 @@ class Operation:
 
     checkpoint: Checkpoint
     plan: Plan
+    why: tuple[str, ...]
     structure: Structure
     layout: Layout
     config: dict[str, Any]
@@ -73,12 +78,14 @@ class Operation:
 def prune(
     model: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    plan: Plan | None = None,
+    plan: Plan | Rule | None = None,
     *,
     drop: str = "attn",
     last: int | None = None,
     fraction: str | float | None = None,
     layers: str | Iterable[int] | None = None,
+    count: int | None = None,
+    by: "str | os.PathLike[str] | Similarity | None" = None,
     keep_last: bool = False,
     portable: bool = False,
     max_shard_size: int | str = "5GB",
@@ -90,8 +97,9 @@ def prune(
 ) -> PruneReport:
     """Cuts sublayers out of a checkpoint and writes what is left to ``output``.
 
-    ``model`` is a folder or ``"sample"``. What to remove is either a ``plan`` or the words of the
-    command line: ``drop`` ("attn", "mlp", "block") with one of ``last``, ``fraction``, ``layers``.
+    ``model`` is a folder or ``"sample"``. What to remove is either a ``plan``, a ``Rule`` or its words:
+    ``drop`` ("attn", "mlp", "block") with one of ``last``, ``fraction``, ``layers``, or ``count`` and
+    ``by``, the path of a similarity.json.
     ``onnx`` exports the result too, as ``export_onnx`` does by default.
     ``announce`` is called once all is checked, before the first byte is written; ``advance`` with
     the number of bytes that just got their place. No tensor is loaded.
@@ -101,20 +109,8 @@ def prune(
     """
     shard_size = parse_size(max_shard_size)
     checkpoint = open_checkpoint(model)
-    rules = (last, fraction, layers)
-    if plan is None:
-        plan = Plan.choose(
-            checkpoint.structure.num_layers,
-            drop,
-            last=last,
-            fraction=fraction,
-            layers=layers,
-            keep_last=keep_last,
-            absent=checkpoint.structure.absent,
-        )
-    elif any(rule is not None for rule in rules) or keep_last or drop != "attn":
-        raise SurgeonError("plan: give exactly one of a Plan and the words drop, last, fraction, ...")
-    operation = operate(checkpoint, plan, portable, shard_size)
+    choice = _choose(plan, Rule(drop, last, fraction, layers, count, by, keep_last), checkpoint)
+    operation = operate(checkpoint, choice, portable, shard_size)
     target = expand(output)
     check_output(target, checkpoint.source.folder, checkpoint.shards, overwrite)
     if onnx:
@@ -137,6 +133,7 @@ def prune(
         output=str(target),
         plan=operation.plan,
         words=operation.plan.describe(),
+        why=operation.why,
         dry_run=dry_run,
         before=before,
         after=after,
@@ -153,9 +150,17 @@ def prune(
     )
 
 
-def operate(checkpoint: Checkpoint, plan: Plan, portable: bool, max_shard_size: int) -> Operation:
+def _choose(plan: Plan | Rule | None, words: Rule, checkpoint: Checkpoint) -> Choice:
+    if plan is None:
+        return words.of(checkpoint)
+    if words.given:
+        raise SurgeonError("plan: give exactly one of a Plan and the words drop, last, fraction, ...")
+    return plan.of(checkpoint) if isinstance(plan, Rule) else Choice(plan)
+
+
+def operate(checkpoint: Checkpoint, choice: Choice, portable: bool, max_shard_size: int) -> Operation:
     """The checked operation of a plan on an open checkpoint; SurgeonError if they do not fit."""
-    structure = checkpoint.structure
+    structure, plan = checkpoint.structure, choice.plan
     if plan.num_layers != structure.num_layers:
         raise SurgeonError(
             f"plan: made for {plan.num_layers} layers, but {checkpoint.source.name} has "
@@ -166,6 +171,7 @@ def operate(checkpoint: Checkpoint, plan: Plan, portable: bool, max_shard_size: 
     return Operation(
         checkpoint=checkpoint,
         plan=plan,
+        why=choice.why,
         structure=after,
         layout=make_layout(checkpoint, plan, after, max_shard_size),
         config=pruned_config(checkpoint.config, plan, after, checkpoint.source.where("config.json")),
@@ -199,6 +205,7 @@ def _extras(operation: Operation) -> dict[str, bytes]:
         source.name,
         source.revision,
         operation.plan,
+        operation.why,
         operation.structure,
         before,
         after,
@@ -231,6 +238,7 @@ def _record(operation: Operation) -> dict[str, Any]:
         },
         "plan": operation.plan.to_json(),
         "words": operation.plan.describe(),
+        **({"why": list(operation.why)} if operation.why else {}),
         "portable": operation.portable,
         "max_shard_size": operation.max_shard_size,
     }

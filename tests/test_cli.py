@@ -98,7 +98,7 @@ def test_dry_run_writes_nothing(model: Path, tmp_path: Path, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ((), "exactly one of --last, --fraction and --layers"),
+        ((), "exactly one of --last, --fraction, --layers and --count"),
         (("--last", 1, "--layers", "1"), "exactly one of"),
         (("--last", 0), "--last 0 is out of range"),
         (("--last", 5), "allows 1-4"),

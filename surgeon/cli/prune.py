@@ -1,43 +1,23 @@
 """surgeon prune"""
 
 import shlex
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from surgeon.cli.options import AsJson, Model
+from surgeon.cli.options import AsJson, By, Count, Drop, Fraction, KeepLast, Last, Layers, Model
 
 
 def prune(
     model: Model,
     output: Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="The folder to write.")],
-    drop: Annotated[
-        Literal["attn", "mlp", "block"],
-        typer.Option(help="What to remove of each chosen layer; block means both sublayers."),
-    ] = "attn",
-    last: Annotated[
-        int | None, typer.Option(metavar="K", help="Choose the last K layers.", show_default=False)
-    ] = None,
-    fraction: Annotated[
-        str | None,
-        typer.Option(metavar="F", help="Choose the last F x layers: 33% or 0.33.", show_default=False),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST",
-            help="Choose layers by number, from 0, ranges inclusive: 18-30,33.",
-            show_default=False,
-        ),
-    ] = None,
-    keep_last: Annotated[
-        bool,
-        typer.Option(
-            "--keep-last",
-            metavar="",
-            help="Keep the last layer whole: the K layers before it are chosen.",
-        ),
-    ] = False,
+    drop: Drop = "attn",
+    last: Last = None,
+    fraction: Fraction = None,
+    layers: Layers = None,
+    count: Count = None,
+    by: By = None,
+    keep_last: KeepLast = False,
     portable: Annotated[
         bool,
         typer.Option(
@@ -68,6 +48,7 @@ def prune(
     Weights are moved as bytes, never loaded; memory stays small whatever the model.
     """
     from surgeon.cli.render import print_json, progress
+    from surgeon.rule import Rule
     from surgeon.surgery import Operation
     from surgeon.surgery import prune as run
 
@@ -76,17 +57,15 @@ def prune(
         def announce(operation: Operation) -> None:
             if not as_json:
                 typer.echo(f"{operation.checkpoint.source.name}: {operation.plan.describe()}")
+                for line in operation.why:
+                    typer.echo(f"  {line}")
             if not dry_run:
                 update(0, operation.layout.size)
 
         report = run(
             model,
             output,
-            drop=drop,
-            last=last,
-            fraction=fraction,
-            layers=layers,
-            keep_last=keep_last,
+            Rule(drop, last, fraction, layers, count, by, keep_last),
             portable=portable,
             max_shard_size=max_shard_size,
             overwrite=overwrite,
