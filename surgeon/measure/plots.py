@@ -1,0 +1,104 @@
+"""Figures in one style, as PNG and SVG: fit for a paper, and the same bytes for the same numbers.
+
+Everything is drawn without a display and without pyplot's global state. Colours are those of Okabe and
+Ito, which colour-blind readers can tell apart; lines differ in their markers as well.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+from surgeon.errors import SurgeonError
+from surgeon.measure.similarity import Similarity
+
+COLOURS = {"attn": "#0072B2", "mlp": "#D55E00", "block": "#3a3a3a"}
+MARKERS = {"attn": "o", "mlp": "s", "block": "D"}
+LABELS = {"attn": "attention", "mlp": "MLP", "block": "whole layer"}
+"""How the words of ``--drop`` are drawn and named in every figure."""
+
+STYLE: Mapping[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.titlesize": 10,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.edgecolor": "#3a3a3a",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.6,
+    "text.parse_math": False,  # names of models may hold a dollar sign
+    "svg.hashsalt": "surgeon",
+}
+
+
+def check_plots() -> None:
+    """SurgeonError if matplotlib is missing; called before the work whose result it would draw."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise SurgeonError(
+            "figures need matplotlib, which is not installed; run: pip install 'surgeon[plots]'"
+        ) from None
+
+
+@contextmanager
+def figure(width: float = 5.6, height: float = 3.2) -> Iterator[tuple[Any, Any]]:
+    """A figure of that many inches and its axes, in the style; draw and ``encode`` inside."""
+    check_plots()
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(dict(STYLE)):
+        drawn = Figure(figsize=(width, height), layout="constrained")
+        yield drawn, drawn.add_subplot()
+
+
+def encode(drawn: Any) -> dict[str, bytes]:
+    """The figure's files by their endings: "png" of 200 dots an inch, and "svg"."""
+    files: dict[str, bytes] = {}
+    # neither a date nor a version goes into them, so that equal numbers make equal bytes
+    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        stream = BytesIO()
+        drawn.savefig(stream, format=kind, dpi=200, metadata=metadata)
+        files[kind] = stream.getvalue()
+    return files
+
+
+def line(axes: Any, drop: str, x: Sequence[float], y: Sequence[float | None], **style: Any) -> None:
+    """One of the three curves that every figure has; where ``y`` is None it is interrupted."""
+    values = [float("nan") if value is None else value for value in y]
+    options = {"color": COLOURS[drop], "marker": MARKERS[drop], "label": LABELS[drop]} | style
+    axes.plot(x, values, markeredgewidth=0, **options)
+
+
+def similarity_figure(similarity: Similarity) -> dict[str, bytes]:
+    """The paper's Figure 1 with its two parts beside it: cosine similarity over the layers."""
+    from matplotlib.ticker import MaxNLocator
+
+    subject = similarity.subject
+    numbers = range(subject.num_layers)
+    with figure() as (drawn, axes):
+        for drop in ("block", "mlp", "attn"):
+            line(axes, drop, numbers, similarity.scores(drop))
+        axes.set_xlabel("layer")
+        axes.set_ylabel("cosine similarity, before and after")
+        axes.set_title(f"{subject.model}, {similarity.tokens:,} tokens", loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(12, integer=True, steps=[1, 2, 4, 5, 10], min_n_ticks=1))
+        axes.set_xlim(-0.5, subject.num_layers - 0.5)
+        low, _ = axes.get_ylim()
+        axes.set_ylim(low, 1 + 0.02 * (1 - low))
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend(handles[::-1], labels[::-1], loc="lower right")
+        return encode(drawn)
