@@ -57,7 +57,7 @@ def staging(output: Path, resume: str | None = None) -> Iterator[Path]:
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     # one run at a time between the making of a folder and its lock, or it would look left over
-    parent = _lock(output.parent, wait=True)
+    parent = lock_folder(output.parent, wait=True)
     try:
         prefix = f".{output.name}.surgeon-"
         kept = output.parent / f"{prefix}{resume}" if resume else None
@@ -67,7 +67,7 @@ def staging(output: Path, resume: str | None = None) -> Iterator[Path]:
         else:
             folder = kept
             folder.mkdir(exist_ok=True)
-        lock = _lock(folder)
+        lock = lock_folder(folder)
         if lock is None and kept is not None and os.name == "posix":
             raise SurgeonError(f"{output}: another run is making it; wait for that one")
     finally:
@@ -127,7 +127,7 @@ def _ours(output: Path) -> bool:
 
 def _clear(output: Path, kept: Path | None) -> None:
     for leftover in output.parent.glob(f".{escape(output.name)}.surgeon-*"):
-        lock = _lock(leftover) if leftover != kept else None
+        lock = lock_folder(leftover) if leftover != kept else None
         if lock is not None:  # nobody holds it: its process is gone
             shutil.rmtree(leftover, ignore_errors=True)
             os.close(lock)
@@ -138,7 +138,7 @@ def _clear(output: Path, kept: Path | None) -> None:
             os.rename(old, output)
 
 
-def _lock(folder: Path, wait: bool = False) -> int | None:
+def lock_folder(folder: Path, wait: bool = False) -> int | None:
     """An open descriptor that holds the folder's lock, or None if another process does."""
     try:
         import fcntl

@@ -59,6 +59,16 @@ class Network:
         return self.model.device
 
     @property
+    def dtype(self) -> str:
+        """What it computes in: "float32"."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def vocab_size(self) -> int:
+        """The width of its logits."""
+        return int(self.model.config.vocab_size)
+
+    @property
     def absent(self) -> frozenset[Site]:
         """The sublayers that the model itself lacks, since it was cut before."""
         from surgeon.plan import Sublayer
