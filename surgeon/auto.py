@@ -14,6 +14,12 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
+
+from surgeon.families import FAMILIES, LLAMA
+
+_FAMILIES = [family for family in FAMILIES.values() if family is not LLAMA]
+"""Those that have a dialect of their own; nemotron-nas is Llama's."""
 
 _CONFIG = "transformers.models.auto.configuration_auto"
 _MODELS = "transformers.models.auto.modeling_auto"
@@ -58,21 +64,38 @@ def _register() -> None:
         _done.add(_CONFIG)
         from transformers import AutoConfig
 
-        from surgeon.remote_code.configuration_surgeon import DeciLMConfig
-
-        AutoConfig.register(DeciLMConfig.model_type, DeciLMConfig, exist_ok=True)
-        # so that save_pretrained puts the .py files into the folder, for users without surgeon
-        DeciLMConfig.register_for_auto_class("AutoConfig")
+        for config in _configs():
+            AutoConfig.register(config.model_type, config, exist_ok=True)
+            # so that save_pretrained puts the .py files into the folder, for users without surgeon
+            config.register_for_auto_class("AutoConfig")
     if _MODELS in sys.modules and _MODELS not in _done and find_spec("torch") is not None:
         _done.add(_MODELS)
         from transformers import AutoModel, AutoModelForCausalLM
 
-        from surgeon.remote_code.configuration_surgeon import DeciLMConfig
-        from surgeon.remote_code.modeling_surgeon import DeciLMForCausalLM, DeciLMModel
+        for config, base, causal in zip(_configs(), *_models(), strict=True):
+            for auto, model in ((AutoModel, base), (AutoModelForCausalLM, causal)):
+                auto.register(config, model, exist_ok=True)
+                model.register_for_auto_class(auto.__name__)
 
-        for auto, model in ((AutoModel, DeciLMModel), (AutoModelForCausalLM, DeciLMForCausalLM)):
-            auto.register(DeciLMConfig, model, exist_ok=True)
-            model.register_for_auto_class(auto.__name__)
+
+def _configs() -> list[Any]:
+    from surgeon.remote_code import configuration_blocks, configuration_surgeon
+
+    own = [getattr(configuration_blocks, f"Surgeon{family.prefix}Config") for family in _FAMILIES]
+    return [configuration_surgeon.DeciLMConfig, *own]
+
+
+def _models() -> tuple[list[Any], list[Any]]:
+    from surgeon.remote_code import modeling_blocks, modeling_surgeon
+
+    names = [f"Surgeon{family.prefix}" for family in _FAMILIES]
+    return (
+        [modeling_surgeon.DeciLMModel, *(getattr(modeling_blocks, f"{n}Model") for n in names)],
+        [
+            modeling_surgeon.DeciLMForCausalLM,
+            *(getattr(modeling_blocks, f"{n}ForCausalLM") for n in names),
+        ],
+    )
 
 
 class _Finder(MetaPathFinder):

@@ -1,8 +1,9 @@
-"""The config.json of a pruned model, in one of two dialects.
+"""The config.json of a pruned model, in one of three dialects.
 
-llama: every block is whole, the family's own class reads it. nemotron-nas: blocks may lack a
+The family's own: every block is whole, its class reads it. nemotron-nas: blocks of a Llama may lack a
 sublayer; the name and the ``block_configs`` keys are those that vLLM, SGLang, TensorRT-LLM, MLX-LM,
-exllamav3 and llama.cpp's converter read.
+exllamav3 and llama.cpp's converter read. surgeon-FAMILY: the same for what that dialect has no words
+for, as sliding windows; only the classes that go along with the folder read it.
 """
 
 import re
@@ -10,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from surgeon.errors import SurgeonError
-from surgeon.families import NAS_ARCHITECTURE, NAS_MODEL_TYPE
+from surgeon.families import LLAMA, NAS_ARCHITECTURE, NAS_MODEL_TYPE, Family, family_of
+from surgeon.patterns import cut_patterns
 from surgeon.plan import Plan, Sublayer
 from surgeon.structure import QUANTIZATION_KEYS, Structure, ffn_mult
 
@@ -21,10 +23,17 @@ AUTO_MAP = {
 }
 
 _TOKENIZER = "PreTrainedTokenizerFast"
-"""For a tokenizer_config.json that names no class: transformers 4 knows none for this dialect."""
+"""For a tokenizer_config.json that names no class: transformers 4 knows none for these dialects."""
 
-_PER_LAYER = ("layer_types", "no_rope_layers")
-"""Config fields that have one entry a layer; each describes the layer's attention."""
+_FOREIGN = {
+    "layer_types",
+    "max_window_layers",
+    "no_rope_layer_interval",
+    "no_rope_layers",
+    "sliding_window",
+    "use_sliding_window",
+}
+"""Fields of other families that a Llama has no use for; readers might take them at their word."""
 
 
 def pruned_config(
@@ -32,35 +41,96 @@ def pruned_config(
 ) -> dict[str, Any]:
     """The config.json of the outcome of ``plan``, from that of the source.
 
-    Fields that surgery does not touch stay as they are, in the style of transformers 4 or 5 they
-    came in; the nemotron-nas dialect takes only flat rope fields, whatever the source has. Raises
-    SurgeonError, naming ``where``, for layer patterns that cannot follow the plan.
+    Fields that surgery does not touch stay as they are. The rope fields of transformers 5 are joined
+    by those of transformers 4, which other runtimes read as well; the nemotron-nas dialect takes only
+    these. Raises SurgeonError, naming ``where``, for layer patterns that cannot follow the plan.
     """
-    new = dict(config)
+    family = family_of(config, where)
+    new = config | cut_patterns(config, family, plan, where)
     new["num_hidden_layers"] = structure.num_layers
     new["intermediate_size"] = structure.dims.intermediate_size
-    for key in _PER_LAYER:
-        values = config.get(key)
-        if isinstance(values, list) and len(values) == plan.num_layers:
-            sources = (b.mlp if b.attention is None else b.attention for b in plan.blocks)
-            new[key] = [values[layer] for layer in sources if layer is not None]
     for key in QUANTIZATION_KEYS:
         if key in config:
             new[key] = renumber(config[key], plan, structure, where)
-    if structure.plain:
-        return _to_plain(new, structure)
-    return _to_nas(new, structure)
+    if family is not LLAMA and _reader(structure) is LLAMA:
+        new = _as_llama(family.filled(new), structure)
+    if structure.dialect == NAS_MODEL_TYPE:
+        return _to_nas(new, structure)
+    new = _with_flat_rope(new)
+    return _to_plain(new, structure) if structure.plain else _to_own(new, structure)
+
+
+def _reader(structure: Structure) -> Family:
+    """The family whose fields a config's dialect has."""
+    return LLAMA if structure.dialect == NAS_MODEL_TYPE else structure.family
+
+
+def _as_llama(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
+    """The config of a family that computes what a Llama does, in the words of a Llama."""
+    new = {key: value for key, value in config.items() if key not in _FOREIGN}
+    if structure.biases & LLAMA.attention.shapes.keys():
+        new["attention_bias"] = True
+    return new
+
+
+def rope_is_only_new_style(config: dict[str, Any]) -> bool:
+    """Whether only transformers 5 finds the rope fields of a config.json.
+
+    Transformers 4, MLX-LM and TensorRT-LLM take their default theta then, without a word.
+    """
+    return isinstance(config.get("rope_parameters"), dict) and "rope_theta" not in config
+
+
+def _flat_rope(config: dict[str, Any]) -> dict[str, Any]:
+    """rope_theta and rope_scaling, for a config that has rope_parameters."""
+    rope = config["rope_parameters"]
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return {
+        "rope_theta": rope.get("rope_theta", config.get("rope_theta", 10000.0)),
+        "rope_scaling": None if scaling.get("rope_type") in (None, "default") else scaling,
+    }
+
+
+def _with_flat_rope(config: dict[str, Any]) -> dict[str, Any]:
+    if not rope_is_only_new_style(config):
+        return config
+    return config | {key: value for key, value in _flat_rope(config).items() if value is not None}
 
 
 def _to_plain(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
-    if config["model_type"] == NAS_MODEL_TYPE:
-        for key in ("auto_map", "block_configs"):
-            config.pop(key, None)
-        if config.get("tokenizer_class") == _TOKENIZER:
-            del config["tokenizer_class"]
-        config["model_type"] = structure.family.model_type
-        config["architectures"] = [structure.family.architecture]
+    if config["model_type"] == structure.family.model_type:
+        return config
+    for key in ("auto_map", "block_configs"):
+        config.pop(key, None)
+    if config.get("tokenizer_class") == _TOKENIZER:
+        del config["tokenizer_class"]
+    config["model_type"] = structure.family.model_type
+    config["architectures"] = [structure.family.architecture]
     return config
+
+
+def _to_own(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
+    """The family's own config, with a flag for each sublayer."""
+    name = f"Surgeon{structure.family.prefix}"
+    head = {
+        "architectures": [f"{name}ForCausalLM"],
+        "model_type": structure.dialect,
+        "auto_map": {
+            "AutoConfig": f"configuration_blocks.{name}Config",
+            "AutoModel": f"modeling_blocks.{name}Model",
+            "AutoModelForCausalLM": f"modeling_blocks.{name}ForCausalLM",
+        },
+    }
+    new = head | {key: value for key, value in config.items() if key not in head}
+    new.setdefault("tokenizer_class", _TOKENIZER)
+    new["block_configs"] = [
+        {
+            "attention": {"no_op": not structure.has(layer, Sublayer.ATTENTION)},
+            "ffn": {"no_op": not structure.has(layer, Sublayer.MLP)},
+        }
+        for layer in range(structure.num_layers)
+    ]
+    return new
 
 
 def _to_nas(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
@@ -72,13 +142,10 @@ def _to_nas(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
     new = head | {key: value for key, value in config.items() if key not in head}
     # transformers 5 folds the rope fields into one; other readers of this dialect, MLX-LM among
     # them, would then silently take their default theta
-    rope = new.pop("rope_parameters", None)
-    if isinstance(rope, dict):
-        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
-        new["rope_theta"] = rope.get("rope_theta", new.get("rope_theta", 10000.0))
-        new["rope_scaling"] = None if scaling.get("rope_type") in (None, "default") else scaling
-    else:
-        new.setdefault("rope_theta", 10000.0)
+    if isinstance(new.get("rope_parameters"), dict):
+        new |= _flat_rope(new)
+    new.pop("rope_parameters", None)
+    new.setdefault("rope_theta", 10000.0)
     if "dtype" in new:
         new["torch_dtype"] = new.pop("dtype")
     new["num_key_value_heads"] = structure.dims.num_key_value_heads

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from surgeon.errors import SurgeonError
-from surgeon.families import NAS_MODEL_TYPE, Family
+from surgeon.families import DIALECTS, LLAMA, NAS_MODEL_TYPE, Family
+from surgeon.patterns import Pattern, read_patterns
 from surgeon.plan import Plan, Site, Sublayer
 
 QUANTIZATION_KEYS = ("quantization_config", "quantization", "compression_config")
@@ -44,6 +45,8 @@ class Structure:
     """The layers of a checkpoint: which sublayers each has, and its MLP's width.
 
     ``mlp_widths`` has one entry a layer; only a portable cut makes them differ (zero stubs).
+    ``patterns`` has one too, which says nothing where attention is absent. ``biases`` are the names of
+    matrices with a bias: "q_proj", ...
     """
 
     family: Family
@@ -52,7 +55,8 @@ class Structure:
     absent: frozenset[Site]
     mlp_widths: tuple[int, ...]
     tied: bool
-    biases: frozenset[Sublayer]
+    biases: frozenset[str]
+    patterns: tuple[Pattern, ...]
     quantized: bool
     dtype: str | None
 
@@ -67,15 +71,52 @@ class Structure:
 
     @property
     def plain(self) -> bool:
-        """Whether the family's own class can express it; else the nemotron-nas dialect must."""
+        """Whether the family's own class can express it; else one of the other dialects must."""
         return not self.absent and set(self.mlp_widths) == {self.dims.intermediate_size}
+
+    @property
+    def attention_patterns(self) -> tuple[Pattern, ...]:
+        """What the attentions that are there see, by the number of their KV cache."""
+        return tuple(
+            pattern
+            for layer, pattern in enumerate(self.patterns)
+            if self.has(layer, Sublayer.ATTENTION)
+        )
+
+    @property
+    def beyond_nas(self) -> str | None:
+        """What of this model the nemotron-nas dialect has no words for, or None.
+
+        Its words are those of a Llama: all of a sublayer's matrices have biases, or none.
+        """
+        if self.family.attention.head_norms:
+            return "norms of q and k"
+        if self.family.multipliers is not None:
+            return "multipliers of embeddings, residuals and logits"
+        if any(pattern.window is not None for pattern in self.attention_patterns):
+            return "sliding windows"
+        if not all(pattern.rotary for pattern in self.attention_patterns):
+            return "attention without rope"
+        for part in (self.family.attention, self.family.mlp):
+            if 0 < len(self.biases & part.shapes.keys()) < len(part.shapes):
+                return f"biases of {', '.join(sorted(self.biases & part.shapes.keys()))} alone"
+        return None
+
+    @property
+    def dialect(self) -> str:
+        """The model_type of its config.json: the family's own where every block is whole, else
+        nemotron-nas, else a dialect of the family's own, "surgeon-FAMILY"."""
+        if self.plain:
+            return self.family.model_type
+        return NAS_MODEL_TYPE if self.beyond_nas is None else self.family.dialect
 
     def cut(self, plan: Plan, portable: bool = False) -> Self:
         """The structure after a plan.
 
-        ``portable`` gives blocks without an MLP a zero one of width 256 and pads MLP widths to
-        multiples of 256, where the result needs the dialect whose other readers insist on both.
-        Raises SurgeonError where that would mean padding quantized matrices.
+        ``portable`` gives blocks without an MLP a zero one of width 256, pads MLP widths to multiples
+        of 256, and gives zero biases to matrices whose neighbours have some, where the result needs
+        the dialect whose other readers insist on all that. Raises SurgeonError where that dialect
+        cannot express the model, or would mean to pad quantized matrices.
         """
         blocks = plan.blocks
         own = self.dims.intermediate_size
@@ -87,6 +128,9 @@ class Structure:
                 (i, sub) for i, b in enumerate(blocks) for sub in Sublayer if b.source(sub) is None
             ),
             mlp_widths=tuple(widths),
+            patterns=tuple(
+                Pattern() if b.attention is None else self.patterns[b.attention] for b in blocks
+            ),
         )
         if not portable or bare.plain:
             return bare
@@ -94,17 +138,31 @@ class Structure:
             STUB_WIDTH if block.mlp is None else ceil256(width)
             for block, width in zip(blocks, widths, strict=True)
         )
-        if self.quantized and padded != bare.mlp_widths:
+        wide = replace(
+            bare,
+            family=LLAMA,
+            dims=replace(self.dims, intermediate_size=ceil256(own)),
+            absent=frozenset(site for site in bare.absent if site[1] is not Sublayer.MLP),
+            mlp_widths=padded,
+            biases=frozenset(
+                matrix
+                for part in (self.family.attention, self.family.mlp)
+                if self.biases & part.shapes.keys()
+                for matrix in part.shapes
+            ),
+        )
+        beyond = replace(wide, family=self.family).beyond_nas
+        if beyond is not None:
+            raise SurgeonError(
+                f"--portable writes the {NAS_MODEL_TYPE} dialect, which has no words for {beyond}; "
+                "cut without it, or cut whole blocks"
+            )
+        if self.quantized and (padded != bare.mlp_widths or wide.biases != self.biases):
             raise SurgeonError(
                 "--portable would have to add or pad quantized matrices, which surgeon cannot; "
                 "cut without it, or cut the unquantized checkpoint"
             )
-        return replace(
-            bare,
-            dims=replace(self.dims, intermediate_size=ceil256(own)),
-            absent=frozenset(site for site in bare.absent if site[1] is not Sublayer.MLP),
-            mlp_widths=padded,
-        )
+        return wide
 
 
 def read_structure(config: dict[str, Any], family: Family, where: str) -> Structure:
@@ -113,6 +171,8 @@ def read_structure(config: dict[str, Any], family: Family, where: str) -> Struct
     ``where`` names the file in errors. Raises SurgeonError when a field is missing or is not what
     the family's class takes.
     """
+
+    config = family.filled(config)
 
     def size(key: str, default: int | None = None) -> int:
         value = config.get(key)
@@ -145,7 +205,7 @@ def read_structure(config: dict[str, Any], family: Family, where: str) -> Struct
         raise SurgeonError(f"{where}: num_hidden_layers is {layers}; at most {MOST_LAYERS} make sense")
     absent: frozenset[Site] = frozenset()
     widths = (dims.intermediate_size,) * layers
-    if config.get("model_type") == NAS_MODEL_TYPE:
+    if config.get("model_type") in (NAS_MODEL_TYPE, *DIALECTS):
         absent, widths = _read_blocks(config, dims, layers, where)
     dtype = config.get("dtype", config.get("torch_dtype"))
     return Structure(
@@ -154,8 +214,13 @@ def read_structure(config: dict[str, Any], family: Family, where: str) -> Struct
         num_layers=layers,
         absent=absent,
         mlp_widths=widths,
-        tied=flag("tie_word_embeddings", family.tied),
-        biases=frozenset(sub for sub in Sublayer if flag(family.part(sub).bias, False)),
+        tied=flag("tie_word_embeddings", False),
+        biases=frozenset(
+            matrix
+            for part in (family.attention, family.mlp)
+            for matrix in (part.shapes if part.bias and flag(part.bias, False) else part.biased)
+        ),
+        patterns=read_patterns(config, family, layers, where),
         quantized=any(config.get(key) for key in QUANTIZATION_KEYS),
         dtype=dtype if isinstance(dtype, str) else None,
     )
@@ -176,6 +241,7 @@ def _read_blocks(
 ) -> tuple[frozenset[Site], tuple[int, ...]]:
     """The missing sublayers and the MLP widths that ``block_configs`` declares."""
     blocks = config.get("block_configs")
+    nas = config["model_type"] == NAS_MODEL_TYPE  # a family's own dialect has flags alone
     if not isinstance(blocks, list) or len(blocks) != layers:
         raise SurgeonError(f"{where}: block_configs does not list the {layers} layers of the model")
     absent: set[Site] = set()
@@ -188,12 +254,12 @@ def _read_blocks(
             odd = attention.get("replace_with_linear") or ffn.get("replace_with_linear")
             if attention["no_op"]:
                 absent.add((layer, Sublayer.ATTENTION))
-            elif attention["n_heads_in_group"] != group:
+            elif nas and attention["n_heads_in_group"] != group:
                 odd = True
             width = dims.intermediate_size
             if ffn["no_op"]:
                 absent.add((layer, Sublayer.MLP))
-            elif ffn["ffn_mult"] != own:
+            elif nas and ffn["ffn_mult"] != own:
                 width = ceil256(int(2 * ffn["ffn_mult"] * dims.hidden_size / 3))
             widths.append(width)
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:

@@ -15,6 +15,7 @@ from surgeon.checkpoint.writer import Written, write
 from surgeon.companions import companion_names, companions, license_lines
 from surgeon.config import pruned_config
 from surgeon.errors import SurgeonError
+from surgeon.families import NAS_MODEL_TYPE
 from surgeon.jsonfile import encode_json
 from surgeon.plan import Plan
 from surgeon.rule import Choice, Rule
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from surgeon.measure.similarity import Similarity
     from surgeon.onnx.export import ExportReport
 
-REMOTE_CODE = ("configuration_surgeon.py", "modeling_surgeon.py")
+NAS_CODE = ("configuration_surgeon.py", "modeling_surgeon.py")
+OWN_CODE = ("configuration_blocks.py", "modeling_blocks.py")
 
 
 @dataclass(frozen=True)
@@ -190,11 +192,12 @@ def operation_costs(operation: Operation) -> tuple[Costs, Costs]:
 
 
 def remote_code(structure: Structure) -> dict[str, bytes]:
-    """The .py files that a folder in the nemotron-nas dialect needs, by name."""
+    """The .py files that a folder of incomplete blocks needs, by name."""
     if structure.plain:
         return {}
     room = files("surgeon") / "remote_code"
-    return {name: (room / name).read_bytes() for name in REMOTE_CODE}
+    names = NAS_CODE if structure.dialect == NAS_MODEL_TYPE else OWN_CODE
+    return {name: (room / name).read_bytes() for name in names}
 
 
 def _extras(operation: Operation) -> dict[str, bytes]:

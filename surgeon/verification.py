@@ -99,7 +99,8 @@ def verify(
         compared += old.length
         advance(old.length)
     added = [tensor for name, tensor in result.tensors.items() if name not in names]
-    differences += _check_added(result, added, plan, portable)
+    biases = structure.biases - source.structure.biases
+    differences += _check_added(result, added, plan, portable, biases)
     wanted = companions(source.source, plan, structure) | remote_code(structure)
     for name, content in wanted.items():
         if name not in result.source.files():
@@ -226,13 +227,19 @@ def _zero(stream: _Bytes, length: int) -> bool:
     return True
 
 
-def _check_added(result: Checkpoint, added: list[Tensor], plan: Plan, portable: bool) -> Iterator[str]:
-    """Tensors without a source may only be the zero MLPs of a portable cut, with norms of ones."""
+def _check_added(
+    result: Checkpoint, added: list[Tensor], plan: Plan, portable: bool, biases: frozenset[str]
+) -> Iterator[str]:
+    """Tensors without a source may only be zeros of a portable cut: MLPs, with norms of ones, and the
+    biases of these matrices."""
     family = result.family
     stubs = {number for number, block in enumerate(plan.blocks) if block.mlp is None}
     for tensor in added:
         site, inner = locate(tensor.name, family)
-        if not portable or site is None or site[0] not in stubs or site[1] is not Sublayer.MLP:
+        stub = site is not None and site[0] in stubs and site[1] is Sublayer.MLP
+        module, _, kind = inner.rpartition(".")
+        bias = kind == "bias" and module.rpartition(".")[2] in biases
+        if not portable or not (stub or bias):
             yield f"tensor {tensor.name!r} comes from nowhere in the source"
             continue
         if inner.startswith(f"{family.mlp.norm}."):
@@ -242,7 +249,8 @@ def _check_added(result: Checkpoint, added: list[Tensor], plan: Plan, portable: 
                 yield f"tensor {tensor.name!r} of a zero MLP is not all ones"
             continue
         if not _zero(_Bytes(result, tensor), tensor.length):
-            yield f"tensor {tensor.name!r} of a zero MLP is not all zeros"
+            what = "zero bias" if bias else "zero MLP"
+            yield f"tensor {tensor.name!r} of a {what} is not all zeros"
 
 
 def _is_one(data: bytes, dtype: str) -> bool:

@@ -180,6 +180,8 @@ def _groups(checkpoint: Checkpoint, plan: Plan, structure: Structure) -> Iterato
                         NewTensor(prefix + n, t.dtype, padded_shape(part, n, t.shape, old, new), t)
                         for n, t in tensors
                     ]
+                added = structure.biases - checkpoint.structure.biases
+                yield from _zero_biases(prefix, part, layers[source, sublayer], added)
             elif structure.has(number, sublayer):
                 yield from _stub(prefix, part, block, checkpoint)
     yield from top(*ends[1:])
@@ -242,7 +244,7 @@ def _stub(prefix: str, part: Part, block: Block, checkpoint: Checkpoint) -> Iter
     yield [NewTensor(f"{prefix}{part.norm}.weight", norm.dtype, norm.shape, ones=True)]
     hidden = norm.shape[0]
     sizes = {"mlp_width": STUB_WIDTH, "hidden_size": hidden}
-    biased = Sublayer.MLP in checkpoint.structure.biases
+    biased = not checkpoint.structure.biases.isdisjoint(part.shapes)
     for group in part.groups:
         shapes = {m: tuple(sizes[symbol] for symbol in part.shapes[m]) for m in group}
         yield [
@@ -250,6 +252,16 @@ def _stub(prefix: str, part: Part, block: Block, checkpoint: Checkpoint) -> Iter
             for kind, axes in (("weight", 2), ("bias", 1))[: 1 + biased]
             for m in group
         ]
+
+
+def _zero_biases(
+    prefix: str, part: Part, tensors: dict[str, Tensor], added: frozenset[str]
+) -> Iterator[list[NewTensor]]:
+    """Biases that a portable cut adds, in the dtypes of their matrices."""
+    for matrix in part.shapes:
+        if matrix in added:
+            weight = tensors[f"{part.module}.{matrix}.weight"]
+            yield [NewTensor(f"{prefix}{part.module}.{matrix}.bias", weight.dtype, weight.shape[:1])]
 
 
 def _file(name: str, tensors: list[NewTensor], metadata: dict[str, str]) -> NewFile:

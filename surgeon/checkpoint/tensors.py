@@ -107,8 +107,10 @@ class _Check:
             )
             full = f"{prefix}{part.module}.{matrix}"
             self.matrix(full, shape, names)
-            if sublayer in structure.biases:
+            if matrix in structure.biases:
                 self.shape(f"{full}.bias", shape[:1])
+        for norm in part.head_norms:
+            self.shape(f"{prefix}{part.module}.{norm}.weight", (dims.head_dim,))
 
     def matrix(self, module: str, shape: tuple[int, ...], names: Collection[str]) -> None:
         if not self.structure.quantized:

@@ -146,7 +146,7 @@ class _Llama:
         dims, number = structure.dims, self.caches
         self.caches += 1
         prefix = f"{self.family.layers}.{layer}"
-        bias = Sublayer.ATTENTION in structure.biases
+        bias = bool(structure.biases & part.shapes.keys())
         x = self._norm(f"l{layer}.attn_norm", f"{prefix}.{part.norm}.weight")
         q, k, v = (f"{prefix}.{part.module}.{name}" for name in part.groups[0])
         if self._together([q, k, v], bias):
@@ -178,7 +178,7 @@ class _Llama:
     def _mlp(self, layer: int) -> str:
         graph, part = self.graph, self.family.mlp
         prefix = f"{self.family.layers}.{layer}"
-        bias = Sublayer.MLP in self.structure.biases
+        bias = bool(self.structure.biases & part.shapes.keys())
         x = self._norm(f"l{layer}.mlp_norm", f"{prefix}.{part.norm}.weight")
         gate, up = (f"{prefix}.{part.module}.{name}" for name in part.groups[0])
         if self._together([gate, up], bias):

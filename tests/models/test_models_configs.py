@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import llamas
 import pytest
 from llamas import CUTS, LAYERS, PLAIN, read_json
 
@@ -99,9 +100,12 @@ def test_the_pipeline(key, cut, pruned):
 
 @pytest.mark.parametrize("key", PLAIN)
 def test_whole_blocks_need_no_code_of_ours(key, cut, source):
-    """The config is the source's but for the number of layers."""
+    """The config is the source's but for the number of layers, and rope fields in both styles."""
     folder = cut("llama3", key)
     assert not list(folder.glob("*.py"))
     config, before = read_json(folder / "config.json"), read_json(source("llama3") / "config.json")
     assert config.pop("num_hidden_layers") < before.pop("num_hidden_layers")
-    assert config == before
+    flat = {"rope_theta": config.pop("rope_theta"), "rope_scaling": config.pop("rope_scaling")}
+    assert flat["rope_theta"] == 500000.0
+    assert flat["rope_scaling"] == {k: v for k, v in llamas.LLAMA3_ROPE.items() if k != "rope_theta"}
+    assert config == {key: value for key, value in before.items() if key not in flat}
