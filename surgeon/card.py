@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from surgeon.accounting import Costs
 from surgeon.companions import llama_duties
+from surgeon.markdown import pipe_table
 from surgeon.plan import Plan
 from surgeon.runtimes import Runtime
 from surgeon.structure import Structure
@@ -58,11 +59,10 @@ def model_card(
     origin = f"[{source}](https://huggingface.co/{source})" if hub else f"`{source}`"
     if revision:
         origin += f" at commit `{revision}`"
-    costs = "\n".join(
-        f"| {what} | {old} | {new} | {change} |" for what, old, new, change in cost_rows(before, after)
-    )
-    loads = "\n".join(
-        f"| {v.name} | {'yes' if v.loads else '**no**'} | {v.note} | {v.basis} |" for v in verdicts
+    costs = pipe_table(("", "before", "after", "change"), cost_rows(before, after))
+    loads = pipe_table(
+        ("runtime", "loads", "note", "basis"),
+        [(v.name, "yes" if v.loads else "**no**", v.note, v.basis) for v in verdicts],
     )
     chosen = f"\nThe most redundant were chosen: {'; '.join(why)}.\n" if why else ""
     trust = "" if structure.plain else ", trust_remote_code=True"
@@ -83,8 +83,6 @@ def model_card(
 {origin} after {plan.describe()}. Layers are counted from 0. Every tensor that is left has the bytes
 it had; nothing was retrained.
 {chosen}
-| | before | after | change |
-|---|---|---|---|
 {costs}
 
 Cut with surgeon {__version__}; `surgery.json` has all it takes to repeat it, and
@@ -99,8 +97,6 @@ model = AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto"{trust})
 tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})
 ```
 
-| runtime | loads | note | basis |
-|---|---|---|---|
 {loads}
 
 ## Limits
