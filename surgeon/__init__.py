@@ -19,6 +19,7 @@ from surgeon.version import __version__
 
 if TYPE_CHECKING:
     from surgeon.errors import SurgeonError
+    from surgeon.gguf.export import GgufReport, export_gguf
     from surgeon.hub.push import PushReport, push
     from surgeon.inspection import Inspection, inspect
     from surgeon.onnx.export import ExportReport, export_onnx
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ExportReport",
+    "GgufReport",
     "Inspection",
     "Plan",
     "PruneReport",
@@ -38,6 +40,7 @@ __all__ = [
     "SurgeonError",
     "Verification",
     "__version__",
+    "export_gguf",
     "export_onnx",
     "inspect",
     "prune",
@@ -48,6 +51,8 @@ __all__ = [
 _HOMES = {
     "ExportReport": "surgeon.onnx.export",
     "export_onnx": "surgeon.onnx.export",
+    "GgufReport": "surgeon.gguf.export",
+    "export_gguf": "surgeon.gguf.export",
     "Inspection": "surgeon.inspection",
     "inspect": "surgeon.inspection",
     "Plan": "surgeon.plan",

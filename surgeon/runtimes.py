@@ -6,6 +6,7 @@ its source code. A runtime that would compute something else counts as one that 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from surgeon.plan import Sublayer
 from surgeon.structure import Structure, ceil256
@@ -54,6 +55,29 @@ def unsupported_by_onnxruntime(structure: Structure) -> str | None:
         return "quantized weights cannot be exported; export the 16-bit checkpoint with --int4"
     if structure.dims.head_dim % 16:
         return f"its attention needs heads of a multiple of 16, these are of {structure.dims.head_dim}"
+    return None
+
+
+def unsupported_by_llama_cpp(structure: Structure, config: dict[str, Any]) -> str | None:
+    """Why there can be no GGUF file of such a model, or None."""
+    if structure.quantized:
+        return "quantized weights cannot be exported; export the 16-bit checkpoint with --dtype q8_0"
+    if structure.beyond_llama is not None:
+        return (
+            f"it has {structure.beyond_llama}, which surgeon's GGUF files cannot say; "
+            "llama.cpp's convert_hf_to_gguf.py knows whole models of this family"
+        )
+    if not structure.num_attentions:
+        return "llama.cpp needs at least one block with attention"
+    for layer in range(structure.num_layers):
+        if not structure.has(layer, Sublayer.MLP):
+            return (
+                f"llama.cpp would silently skip the attention of block {layer}, which has no MLP; "
+                "cut with --portable"
+            )
+    act = config.get("hidden_act", "silu")
+    if act not in ("silu", "swish"):
+        return f"hidden_act {act!r} is not known; only silu is"
     return None
 
 

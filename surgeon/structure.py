@@ -84,11 +84,8 @@ class Structure:
         )
 
     @property
-    def beyond_nas(self) -> str | None:
-        """What of this model the nemotron-nas dialect has no words for, or None.
-
-        Its words are those of a Llama: all of a sublayer's matrices have biases, or none.
-        """
+    def beyond_llama(self) -> str | None:
+        """What this model computes that no Llama does, biases aside, or None."""
         if self.family.attention.head_norms:
             return "norms of q and k"
         if self.family.multipliers is not None:
@@ -97,6 +94,16 @@ class Structure:
             return "sliding windows"
         if not all(pattern.rotary for pattern in self.attention_patterns):
             return "attention without rope"
+        return None
+
+    @property
+    def beyond_nas(self) -> str | None:
+        """What of this model the nemotron-nas dialect has no words for, or None.
+
+        Its words are those of a Llama: all of a sublayer's matrices have biases, or none.
+        """
+        if self.beyond_llama is not None:
+            return self.beyond_llama
         for part in (self.family.attention, self.family.mlp):
             if 0 < len(self.biases & part.shapes.keys()) < len(part.shapes):
                 return f"biases of {', '.join(sorted(self.biases & part.shapes.keys()))} alone"

@@ -91,6 +91,61 @@ def onnx(
         raise typer.Exit(1)
 
 
+@export.command("gguf")
+def gguf(
+    model: Model,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file to write; NAME-DTYPE.gguf in this folder without.",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(metavar="DTYPE", help="bf16, f16, f32 or q8_0; auto: the checkpoint's own."),
+    ] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", metavar="", help="Replace the file if it exists.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model as one GGUF file, with its tokenizer, for llama.cpp.
+
+    A cut with blocks that have no MLP needs the form that prune --portable writes.
+    """
+    from surgeon.cli.render import print_json, progress
+    from surgeon.gguf.export import export_gguf
+    from surgeon.units import format_size
+
+    with progress("writing") as update:
+        report = export_gguf(
+            model,
+            dtype,
+            output=output,
+            overwrite=overwrite,
+            announce=lambda total: update(0, total),
+            advance=lambda count: update(count, 0),
+        )
+    if as_json:
+        print_json(report)
+        return
+    typer.echo(
+        f"{report.model}: architecture {report.architecture}, {report.dtype}, "
+        f"tokenizer {report.tokenizer}."
+    )
+    for note in report.notes:
+        typer.echo(f"Note: {note}.")
+    typer.echo(
+        f"Wrote {report.file}, {report.tensors} tensors, {format_size(report.size)}, "
+        f"in {report.seconds:.2f} s."
+    )
+    typer.echo(f'Next: llama-cli -m {shlex.quote(report.file)} -p "Once upon a time"')
+
+
 def show(report: "ExportReport") -> None:
     """The report in words."""
     from surgeon.units import format_size

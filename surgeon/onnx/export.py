@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from surgeon.checkpoint.numbers import BYTES
 from surgeon.checkpoint.source import (
     INDEX,
     Checkpoint,
@@ -31,7 +32,7 @@ from surgeon.jsonfile import encode_json
 from surgeon.onnx.genai import GENAI, genai_config
 from surgeon.onnx.graph import build, check_supported
 from surgeon.onnx.rope import Rope, read_rope
-from surgeon.onnx.weights import BYTES, DATA, ELEMENTS, Store
+from surgeon.onnx.weights import DATA, ELEMENTS, Store
 from surgeon.structure import Structure
 from surgeon.units import format_size
 

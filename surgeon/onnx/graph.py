@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from surgeon.checkpoint.header import Tensor
+from surgeon.checkpoint.numbers import encode
 from surgeon.checkpoint.source import Checkpoint
 from surgeon.errors import SurgeonError
 from surgeon.onnx.ops import MICROSOFT, Graph
 from surgeon.onnx.rope import Rope, tables
-from surgeon.onnx.weights import Store, encode
+from surgeon.onnx.weights import Store
 from surgeon.plan import Sublayer
 from surgeon.runtimes import unsupported_by_onnxruntime as unsupported
 from surgeon.structure import Structure

@@ -53,11 +53,16 @@ def read_rope(config: dict[str, Any], head_dim: int, where: str) -> Rope:
 _NEEDED = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
 
 
+def frequencies(rope: Rope) -> "tuple[Array, float]":
+    """Radians a position, float32 [head_dim / 2], and what cosines and sines are multiplied by."""
+    return _INVERSE[rope.kind](rope)
+
+
 def tables(rope: Rope) -> "tuple[Array, Array]":
     """Cosines and sines, float32 [length, head_dim / 2]."""
     import numpy as np
 
-    inverse, scale = _INVERSE[rope.kind](rope)
+    inverse, scale = frequencies(rope)
     angles = np.outer(np.arange(rope.length, dtype=np.float32), inverse.astype(np.float32))
     cos, sin = np.cos(angles), np.sin(angles)
     if scale != 1.0:

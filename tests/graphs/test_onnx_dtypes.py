@@ -10,7 +10,7 @@ from surgeon.errors import SurgeonError
 
 np = pytest.importorskip("numpy")
 
-from surgeon.onnx.weights import decode, encode  # noqa: E402
+from surgeon.checkpoint.numbers import decode, encode  # noqa: E402
 
 BITS = {"F16": 16, "BF16": 16, "F32": 32}
 ANY32 = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40)
