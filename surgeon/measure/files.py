@@ -12,6 +12,7 @@ from surgeon.jsonfile import encode_json
 from surgeon.measure.document import Document
 from surgeon.measure.page import html_page
 from surgeon.measure.page.svg import svg_file
+from surgeon.measure.plots import chart_figure
 from surgeon.measure.report import document
 from surgeon.measure.results import Report
 from surgeon.measure.written import markdown
@@ -34,9 +35,16 @@ def write_report(report: Report, folder: str | Path, paper: Report | None = None
 
 
 def document_files(said: Document) -> dict[str, bytes]:
-    """The files that people read: report.md, index.html and a figure for each chart."""
-    figures = {f"{chart.name}.svg": svg_file(chart).encode() for chart in said.charts()}
-    return {"report.md": markdown(said).encode(), "index.html": html_page(said).encode(), **figures}
+    """The files that people read: report.md, index.html, a figure for each chart.
+
+    Figures are SVG, light or dark as their reader is, and PNG for papers where matplotlib is installed.
+    """
+    files = {"report.md": markdown(said).encode(), "index.html": html_page(said).encode()}
+    for chart in said.charts():
+        files[f"{chart.name}.svg"] = svg_file(chart).encode()
+        with suppress(SurgeonError):  # after hours of measuring, no reason to fail
+            files[f"{chart.name}.png"] = chart_figure(chart)["png"]
+    return files
 
 
 def read_report(folder: str | Path) -> Report:

@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import Any
 
 from surgeon.errors import SurgeonError
+from surgeon.measure.document import Chart
 from surgeon.measure.similarity import Similarity
 
 COLOURS = {"attn": "#0072B2", "mlp": "#D55E00", "block": "#3a3a3a"}
@@ -79,8 +80,13 @@ def encode(drawn: Any) -> dict[str, bytes]:
 def line(axes: Any, drop: str, x: Sequence[float], y: Sequence[float | None], **style: Any) -> None:
     """One of the three curves that every figure has; where ``y`` is None it is interrupted."""
     values = [float("nan") if value is None else value for value in y]
-    options = {"color": COLOURS[drop], "marker": MARKERS[drop], "label": LABELS[drop]} | style
-    axes.plot(x, values, markeredgewidth=0, **options)
+    options = {
+        "color": COLOURS[drop],
+        "marker": MARKERS[drop],
+        "markeredgewidth": 0,
+        "label": LABELS[drop],
+    }
+    axes.plot(x, values, **(options | style))
 
 
 def similarity_figure(similarity: Similarity) -> dict[str, bytes]:
@@ -102,4 +108,32 @@ def similarity_figure(similarity: Similarity) -> dict[str, bytes]:
         axes.set_ylim(low, 1 + 0.02 * (1 - low))
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], loc="lower right")
+        return encode(drawn)
+
+
+def chart_figure(chart: Chart) -> dict[str, bytes]:
+    """A chart of a report: lines in the colours of their tones, dashed and hollow as they are."""
+    kinds = tuple(COLOURS)
+    with figure(5.6, 3.4) as (drawn, axes):
+        if chart.level:
+            height, name = chart.level
+            axes.axhline(height, color="#8a8a8a", linewidth=0.8, linestyle=(0, (1, 2)), label=name)
+        for one in chart.lines:
+            drop = kinds[one.tone % len(kinds)]
+            hollow = {"linestyle": "--", "markerfacecolor": "white"} if one.dashed else {}
+            line(
+                axes,
+                drop,
+                [point.x for point in one.points],
+                [point.y for point in one.points],
+                label=one.name,
+                markeredgecolor=COLOURS[drop],
+                markeredgewidth=0.9,
+                **hollow,
+            )
+        axes.set_xlabel(chart.x_label)
+        axes.set_ylabel(chart.y_label)
+        shown = chart.ticks[:: -(-len(chart.ticks) // 12)]
+        axes.set_xticks([place for place, _, _ in shown], [f"{a}\n{b}" for _, a, b in shown])
+        axes.legend(loc="best")
         return encode(drawn)

@@ -159,11 +159,12 @@ def _by_cut(report: Report) -> dict[tuple[str, str, bool], Cell]:
 def _best_marked(report: Report, measure: Measure, cells: list[Cell | None]) -> list[Entry]:
     changes = [change(report, cell, measure) if cell else None for cell in cells]
     known = [value for value in changes if value is not None]
-    best = (max if measure.higher_is_better else min)(known, default=None)
+    best = (max if measure.higher_is_better else min)(known, default=0.0)
+    mark = format_score(best, measure.unit, True) if len(known) > 1 else None
     return [
-        Entry(format_score(value, measure.unit, True), best=value == best and len(known) > 1)
-        if value is not None
-        else _missing(cell, measure)
+        _missing(cell, measure)
+        if value is None
+        else Entry(text := format_score(value, measure.unit, True), best=text == mark)
         for cell, value in zip(cells, changes, strict=True)
     ]
 

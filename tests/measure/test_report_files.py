@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -38,13 +39,26 @@ def test_scores_that_are_no_numbers_are_null(tmp_path: Path) -> None:
 
 
 def test_figures_are_well_formed_and_the_same_each_time(tmp_path: Path) -> None:
-    names = write_report(reports.scores(), tmp_path / "a", quality("llama-2-7b"))
-    write_report(reports.scores(), tmp_path / "b", quality("llama-2-7b"))
-    assert "paper-average.svg" in names
+    names = write_report(reports.losses(), tmp_path / "a", quality("llama-2-7b"))
+    write_report(reports.losses(), tmp_path / "b", quality("llama-2-7b"))
+    assert {"loss.svg", "paper-average.svg"} <= set(names)
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         if name.endswith(".svg"):
             ElementTree.parse(tmp_path / "a" / name)
+
+
+def test_papers_get_their_figures_as_png(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert {"loss.png", "loss.svg"} <= set(write_report(reports.losses(), tmp_path))
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_needs_no_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    names = write_report(reports.losses(), tmp_path)
+    assert names == ("report.json", "report.md", "index.html", "loss.svg")
 
 
 def test_the_markdown_ends_with_how_to_repeat_it(tmp_path: Path) -> None:

@@ -7,6 +7,12 @@ from html import escape
 from surgeon.measure.document import Chart, Line
 from surgeon.measure.page.scale import Scale, apart, round_ticks, spread, tick_labels
 
+# a circle, a square and a diamond around a point, as in the figures of surgeon.measure.plots
+_MARKS = (
+    "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0z",
+    "m-3.2 -3.2h6.4v6.4h-6.4z",
+    "m0 -4.6l4.6 4.6l-4.6 4.6l-4.6 -4.6z",
+)
 MARKERS_UP_TO = 24
 """Lines of more points are drawn without a mark on each."""
 
@@ -141,8 +147,8 @@ def _line(line: Line, x: Scale, y: Scale) -> Iterator[str]:
     for (px, py), point in zip(places, line.points, strict=True):
         fill = "hollow" if line.dashed else f"fill{tone}"
         yield (
-            f'<circle class="mark tone{tone} {fill}" cx="{px}" cy="{py}" r="3.5">'
-            f"<title>{escape(point.words)}</title></circle>"
+            f'<path class="mark tone{tone} {fill}" d="M{px} {py}{_MARKS[tone % len(_MARKS)]}">'
+            f"<title>{escape(point.words)}</title></path>"
         )
 
 
