@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,19 @@ class Operation:
     config: dict[str, Any]
     portable: bool
     max_shard_size: int
+
+    def view(self) -> Checkpoint:
+        """The outcome as a checkpoint over the files of the source, of which nothing is written.
+
+        Its tensors have their new names and their old places. For measurements; not for ``portable``
+        cuts, which have tensors that no file holds.
+        """
+        tensors = {
+            new.name: replace(new.source, name=new.name)
+            for new in self.layout.tensors
+            if new.source is not None
+        }
+        return replace(self.checkpoint, config=self.config, structure=self.structure, tensors=tensors)
 
 
 def prune(

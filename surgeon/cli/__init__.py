@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from surgeon.cli import export, generate, inspect, prune, push, verify
+from surgeon.cli import bench, export, generate, inspect, prune, push, verify
 from surgeon.errors import SurgeonError
 from surgeon.version import __version__
 
@@ -22,6 +22,7 @@ app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("generate")(generate.generate)
 app.add_typer(export.export, name="export")
+app.command("bench")(bench.bench)
 app.command("push")(push.push)
 
 

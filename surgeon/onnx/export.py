@@ -33,7 +33,10 @@ from surgeon.onnx.genai import GENAI, genai_config
 from surgeon.onnx.graph import build, check_supported
 from surgeon.onnx.rope import Rope, read_rope
 from surgeon.onnx.weights import DATA, ELEMENTS, Store
+from surgeon.plan import Plan
+from surgeon.rule import Choice
 from surgeon.structure import Structure
+from surgeon.surgery import operate
 from surgeon.units import format_size
 
 GRAPH = "model.onnx"
@@ -73,6 +76,7 @@ def export_onnx(
     int4: bool = False,
     last_logits_only: bool = False,
     output: str | os.PathLike[str] | None = None,
+    without: Plan | None = None,
     announce: Callable[[int], None] = lambda total: None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> ExportReport:
@@ -81,25 +85,28 @@ def export_onnx(
     With the checkpoint's own dtype no weight is copied. Another dtype, or ``int4`` (matrices of 4
     bits, the head of 8), writes model.onnx.data too. ``output`` names another folder, which gets hard
     links to the checkpoint's files (copies on another disk); the only way for the bundled sample.
+    ``without`` leaves sublayers out of the graph alone, which then points into the bytes of the whole
+    model: enough to measure a cut that nobody has made yet.
     ``announce`` gets the bytes to convert, if any, ``advance`` those just converted.
 
     Raises SurgeonError for what the graph cannot express, and if onnx is not installed.
     """
     start = time.perf_counter()
-    checkpoint, here = open_local(model)
+    whole, here = open_local(model)
+    checkpoint = operate(whole, Choice(without), False, 1 << 62).view() if without else whole
     where = str(here / "config.json")
     rope = check_exportable(checkpoint.structure, checkpoint.config, where)
     chosen, why = choose_dtype(checkpoint, dtype)
     store = Store(checkpoint, chosen, 4 if int4 else None)
     try:
-        folder = _folder(checkpoint, here, output)
+        folder = _folder(whole, here, output)
     except OSError as error:
         raise SurgeonError(f"{error.filename or output}: {error.strerror or error}") from None
     graph = build(checkpoint, store, rope, last_logits_only)
     _check_links(folder, store.files)
     metadata = {
         "surgeon.fingerprint": checkpoint.fingerprint,
-        "surgeon.samples": sample_digest(checkpoint),
+        "surgeon.samples": sample_digest(whole),
         "surgeon.data_bytes": str(store.size),
         "surgeon.context_length": str(rope.length),
     }

@@ -88,13 +88,17 @@ class Batch:
         self._caches = {past: self._empty(shape, loaded.element) for past, _ in loaded.caches}
         self._ids = self._empty((self._size, 1), INT64)
         self._mask = self._empty((self._size, capacity), INT64)
+        self._prompt_lengths = lengths[:, None].copy()  # on a CPU a value shares its array
         self._lengths = self._value(lengths[:, None]), self._empty((self._size, 1), INT64)
         self._sampler = self._sampler_session(sampling, dims.vocab_size, capacity)
         last = np.zeros_like(lengths) if loaded.last_logits_only else lengths - 1
         kept = 1 if loaded.last_logits_only else longest
         logits = self._empty((self._size, kept, dims.vocab_size), loaded.element)
-        prompt_values = self._value(ids), self._value(real)
-        self._prefill = self._bind(*prompt_values, logits), self._choice(logits, last, 0)
+        self._prompts = self._value(ids)
+        self._prefill = (
+            self._bind(self._prompts, self._value(real), logits),
+            self._choice(logits, last, 0),
+        )
         logits = self._empty((self._size, 1, dims.vocab_size), loaded.element)
         self._decode = self._bind(self._ids, self._mask, logits)
         self._choices = [self._choice(logits, last * 0, turn) for turn in range(2)]
@@ -106,6 +110,18 @@ class Batch:
         To be called once before ``decode``; again and again to measure it.
         """
         self._run(self._loaded.session, self._prefill[0], self._prefill_id)
+        return self._first()
+
+    def refill(self, ids: Any) -> None:
+        """Other prompts in place of the first: int64 [batch, length], of the same lengths."""
+        self._prompts.update_inplace(ids)
+
+    def rewind(self) -> list[int]:
+        """Back to where ``prefill`` ended; what the caches hold beyond the prompts is never read."""
+        self._lengths[0].update_inplace(self._prompt_lengths)
+        return self._first()
+
+    def _first(self) -> list[int]:
         self._run(self._sampler, self._prefill[1], _NOT_CAPTURED if self._draws else self._prefill_id)
         self._turn = 1
         return self._read()

@@ -11,7 +11,7 @@ from surgeon.runtime.sampler import Sampling
 
 def load_tokenizer(folder: str) -> Any:
     """transformers' tokenizer of a folder; SurgeonError if it cannot be loaded."""
-    transformers = _import()
+    transformers = import_transformers()
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
@@ -24,7 +24,7 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 def load_model(folder: str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
     """Model and tokenizer; SurgeonError for a device or a dtype that cannot be had."""
-    transformers = _import()
+    transformers = import_transformers()
     import torch
 
     if device not in ("auto", "cuda", "cpu"):
@@ -45,7 +45,8 @@ def load_model(folder: str, device: str = "auto", dtype: str = "auto") -> tuple[
     return network.to(device), tokenizer
 
 
-def _import() -> Any:
+def import_transformers() -> Any:
+    """transformers, without its progress bars; SurgeonError names what is not installed."""
     try:
         import torch  # noqa: F401
         import transformers

@@ -1,0 +1,82 @@
+"""The two runtimes as one thing: a cut is opened, then its tasks are timed."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from surgeon.checkpoint.source import Checkpoint
+from surgeon.measure.latency import with_onnxruntime, with_transformers
+from surgeon.measure.latency.loops import time_task
+from surgeon.measure.latency.settings import Settings
+from surgeon.measure.latency.values import Task, Timing
+from surgeon.measure.shapes import make
+from surgeon.surgery import Operation
+
+Estimate = Callable[[float], None]
+"""Takes the seconds that are still to come."""
+
+Measure = Callable[[Task, Estimate], tuple[Timing, int | None]]
+"""Times a task; with the peak bytes."""
+
+Engine = Callable[[Operation | None], AbstractContextManager[tuple[Measure, float]]]
+"""Opens a cut, or the whole model for None: what times its tasks, and the seconds that took."""
+
+SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""The dtypes of a run, as safetensors writes them."""
+
+_ONNX = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+def transformers_engine(
+    checkpoint: Checkpoint, settings: Settings, dtype: str, shape: str | None
+) -> Engine:
+    """The whole model is loaded once, with the first cut; cuts share its weights."""
+    network = with_transformers.load_whole(checkpoint, dtype, settings.device, shape is not None)
+    vocabulary = checkpoint.structure.dims.vocab_size
+
+    @contextmanager
+    def opened(operation: Operation | None) -> Iterator[tuple[Measure, float]]:
+        cut, seconds = with_transformers.timed_cut(network, operation)
+        steps, memory = with_transformers.TransformersSteps(cut), with_transformers.Memory(cut)
+
+        def measure(task: Task, estimate: Estimate) -> tuple[Timing, int | None]:
+            with memory.watched():
+                timing = time_task(
+                    steps, task, settings.sequences, settings.tokens, vocabulary, estimate
+                )
+            return timing, memory.peak
+
+        yield measure, seconds
+
+    return opened
+
+
+def onnxruntime_engine(
+    checkpoint: Checkpoint, settings: Settings, dtype: str, shape: str | None, work: Path
+) -> Engine:
+    """One folder with the whole model's bytes; each cut writes its graph beside them."""
+    from surgeon.onnx.export import export_onnx
+
+    folder = work / "model"
+    if shape is not None:
+        make(shape, folder, SAFETENSORS[dtype])
+    source = checkpoint.source.folder if shape is None else folder
+
+    @contextmanager
+    def opened(operation: Operation | None) -> Iterator[tuple[Measure, float]]:
+        export_onnx(
+            str(source),
+            _ONNX[dtype],
+            last_logits_only=True,
+            output=None if shape is not None else folder,
+            without=operation.plan if operation else None,
+        )
+        with with_onnxruntime.measuring(
+            folder, settings.device, settings.cuda_graph, settings.threads
+        ) as (ask, seconds):
+            yield (
+                lambda task, estimate: ask(task, settings.sequences, settings.tokens, estimate),
+                seconds,
+            )
+
+    return opened

@@ -1,0 +1,50 @@
+"""A report on disk: bench.json, from which it is gone on with, and bench.md and index.html to read."""
+
+import json
+from pathlib import Path
+
+from surgeon.errors import SurgeonError
+from surgeon.jsonfile import encode_json
+from surgeon.measure.files import document_files, write_file
+from surgeon.measure.latency.report import document
+from surgeon.measure.latency.values import Bench
+
+JSON = "bench.json"
+NAMES = {"report.md": "bench.md"}
+"""Files that have another name here than in the folder of a sweep."""
+
+
+def read(folder: Path) -> Bench | None:
+    """The report of a folder, None where there is none yet.
+
+    SurgeonError for one that cannot be read, and for a folder that is none.
+    """
+    path = folder / JSON
+    try:
+        return Bench.from_json(json.loads(path.read_bytes()), str(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SurgeonError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise SurgeonError(f"{path}: is not JSON ({error}); choose another folder for -o") from None
+
+
+def check_same(there: Bench, here: Bench, folder: Path) -> None:
+    """SurgeonError unless times of both may stand in one table."""
+    old = {**vars(there.subject), **there.settings}
+    new = {**vars(here.subject), **here.settings}
+    for key, value in new.items():
+        if old.get(key) != value:
+            raise SurgeonError(
+                f"{folder / JSON}: was measured with {key} {old.get(key)}, not {value}; choose another "
+                "folder for -o"
+            )
+
+
+def save(report: Bench, folder: Path) -> None:
+    """Writes bench.json, and what people read; each file in place of the one before."""
+    said = document(report)
+    files = {JSON: encode_json(report.to_json()), **document_files(said)}
+    for name, data in files.items():
+        write_file(folder / NAMES.get(name, name), data)

@@ -1,0 +1,37 @@
+"""The words of the command line for what to time, as variants of an open model."""
+
+from collections.abc import Callable, Sequence
+
+from surgeon.checkpoint.source import Checkpoint
+from surgeon.errors import SurgeonError
+from surgeon.measure.grid import Variant, cut, grid
+from surgeon.plan import DROPS
+from surgeon.rule import Rule
+
+
+def choose_grid(
+    drop: str = "attn,mlp,block",
+    fractions: str = "10%,25%,33%",
+    keep_last: str = "both",
+    last: int | None = None,
+    fraction: str | None = None,
+    layers: str | None = None,
+) -> Callable[[Checkpoint], Sequence[Variant]]:
+    """The paper's grid, or, with one of ``last``, ``fraction`` and ``layers``, that cut of each kind.
+
+    SurgeonError for words that are not known; when the model is open, for layers that it does not have.
+    """
+    drops = [word.strip() for word in drop.split(",")]
+    for word in drops:
+        if word not in DROPS:
+            raise SurgeonError(f"--drop {word!r} is not known; use {', '.join(DROPS)}")
+    shares = [share.strip() for share in fractions.split(",")]
+
+    def variants(checkpoint: Checkpoint) -> Sequence[Variant]:
+        if last is None and fraction is None and layers is None:
+            structure = checkpoint.structure
+            return grid(structure.num_layers, drops, shares, keep_last, structure.absent)
+        rules = (Rule(d, last, fraction, layers, keep_last=keep_last == "yes") for d in drops)
+        return [cut(rule.of(checkpoint).plan) for rule in rules]
+
+    return variants

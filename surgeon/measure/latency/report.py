@@ -1,0 +1,164 @@
+"""The report to be read: what was found, the tables, and how the figures were taken."""
+
+import shlex
+from collections.abc import Iterator
+
+from surgeon.measure.charts import chart
+from surgeon.measure.document import Chart, Code, Document, Facts, Part, Section, Text
+from surgeon.measure.grid import WHOLE, Variant
+from surgeon.measure.latency.tables import (
+    figures_table,
+    layout_tables,
+    sizes_table,
+    start,
+)
+from surgeon.measure.latency.values import Bench
+from surgeon.measure.paper import PAPER
+from surgeon.measure.report import facts
+from surgeon.measure.results import Cell, Measure, Report
+from surgeon.measure.tables import DROP_NAMES
+from surgeon.units import format_count
+
+
+def document(report: Bench) -> Document:
+    """The report as sections; it may be unfinished."""
+    subject = report.subject
+    revision = f" at {subject.revision}" if subject.revision else ""
+    lead = (
+        f"{subject.model}{revision}: {format_count(subject.parameters)} parameters in "
+        f"{subject.num_layers} layers, {subject.dtype}, in {report.settings['runtime']} "
+        f"({report.settings['mode']}) on {subject.device}."
+    )
+    layouts = tuple(layout_tables(report))
+    quoted = any("paper" in table.columns for table in layouts)
+    sections = (
+        Section("Result", (Text(tuple(_findings(report)), listed=True), *_charts(report))),
+        Section("Tables", (*((Text((_SOURCE,)),) if quoted else ()), *layouts)),
+        Section("Every figure", tuple(figures_table(report, task) for task in report.tasks)),
+        Section("Sizes", (sizes_table(report),)),
+        Section(
+            "How it was measured", (Text(tuple(_method(report))), Facts(tuple(facts(report.settings))))
+        ),
+        Section("Versions", (Facts(tuple(subject.versions.items())),)),
+        Section("To repeat", (Code(repeat_command(report)),)),
+    )
+    return Document(
+        about=f"{subject.model}: time and memory after cuts",
+        headline=headline(report),
+        lead=lead,
+        sections=tuple(section for section in sections if _filled(section)),
+    )
+
+
+_SOURCE = f"The paper is {PAPER}; its Tables 7-10 give one new token for Llama-2-7B."
+
+
+def _filled(section: Section) -> bool:
+    def filled(part: Part) -> bool:
+        return not isinstance(part, Text) or bool(part.paragraphs)
+
+    return any(map(filled, section.parts))
+
+
+def _charts(report: Bench) -> Iterator[Chart]:
+    medians = as_report(report)
+    for measure in medians.measures:
+        if drawn := chart(medians, measure):
+            yield drawn
+
+
+def headline(report: Bench) -> str:
+    """What the largest cuts gain in the first task, in one sentence."""
+    if not report.tasks:
+        return f"{report.subject.model}: nothing is measured yet"
+    task = report.tasks[0]
+    words = start(task.words)
+    cuts = [v for v in report.variants if v.drop and report.find(v, task)]
+    most = max((v.count for v in cuts), default=0)
+    largest = {v.drop: v for v in reversed(cuts) if v.count == most}
+    gains = {
+        name: gain
+        for drop, name in DROP_NAMES.items()
+        if drop in largest and (gain := report.improvement(largest[drop], task)) is not None
+    }
+    if gains:
+        (name, gain), *others = gains.items()
+        layers = f"in {most} of {report.subject.num_layers} layers"
+        told = [f"{_gain(gain)} faster without {name} {layers}"]
+        told += [f"{_gain(gain)} without {name}" for name, gain in others]
+        return f"{words}: {', '.join(told)}"
+    base = report.baseline(task)
+    return words if base is None else f"{words} takes {base:.2f} ms in {report.subject.model}"
+
+
+def as_report(report: Bench) -> Report:
+    """The medians as scores, for the charts."""
+
+    def cell(variant: Variant) -> Cell:
+        scores = {}
+        for task in report.tasks:
+            found = report.find(variant, task)
+            if found:
+                base = report.baseline(task) if variant == WHOLE else None
+                scores[task.name] = found[-1].timing.median if base is None else base
+        return Cell(variant, scores)
+
+    measures = tuple(Measure(task.name, start(task.words), "ms", False) for task in report.tasks)
+    return Report(report.subject, {}, measures, tuple(map(cell, report.variants)))
+
+
+def _gain(percent: float) -> str:
+    return f"{percent:.1f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def _findings(report: Bench) -> Iterator[str]:
+    """For each task, the whole model's time and each largest cut's."""
+    for task in report.tasks:
+        base = report.baseline(task)
+        if base is None:
+            continue
+        cuts = [v for v in report.variants if v != WHOLE and report.find(v, task)]
+        most = max((v.count for v in cuts), default=0)
+        gains = [
+            f"{variant.name} {_gain(gain)} faster"
+            for variant in cuts
+            if variant.count == most and (gain := report.improvement(variant, task)) is not None
+        ]
+        words = f"{start(task.words)}: {base:.2f} ms"
+        yield f"{words}; {'; '.join(gains)}." if gains else f"{words}."
+
+
+def _method(report: Bench) -> Iterator[str]:
+    settings = report.settings
+    kinds = {task.kind for task in report.tasks}
+    if "prefill" in kinds:
+        yield (
+            f"After a prompt: {settings['sequences']} prompts of random tokens, one by one, after "
+            f"{settings['warmup']} runs of warm-up."
+        )
+    if "decode" in kinds:
+        yield (
+            f"Decoding: {settings['tokens']} tokens over the cache of a random prompt. The second pass "
+            "over the same lengths counts, the first is the warm-up."
+        )
+    yield (
+        "Each time includes the choice of the token and its way to the host. Cuts are compared "
+        "by medians with the mean of the whole model's turns, one before the cuts and one after them."
+    )
+
+
+def repeat_command(report: Bench) -> str:
+    """The command that measures the same."""
+    subject, settings = report.subject, report.settings
+    model = [subject.model]
+    if subject.fingerprint and settings["shape"]:
+        model = ["--shape", subject.model]
+    elif subject.revision:
+        model = [f"{subject.model}@{subject.revision}"]
+    lengths = [str(t.length) for t in report.tasks if t.kind == "prefill"]
+    decode = [f"{t.length}x{t.batch}" for t in report.tasks if t.kind == "decode"]
+    words = ["surgeon", "bench", *model, "--runtime", settings["runtime"]]
+    words += ["--lengths", ",".join(lengths) or "none", "--decode", ",".join(decode) or "none"]
+    words += ["--sequences", str(settings["sequences"]), "--tokens", str(settings["tokens"])]
+    words += ["--dtype", subject.dtype, "--device", settings["device"]]
+    return shlex.join(words)

@@ -1,0 +1,313 @@
+"""The operation: ``surgeon.bench`` and ``surgeon bench``. One cell after the other, each kept at once.
+
+The whole model is timed first and last. A report that is there already is gone on with: what it has
+is not measured again, but for the whole model, which shows whether the machine is still the same.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from surgeon.accounting import Costs, costs
+from surgeon.checkpoint.header import count
+from surgeon.checkpoint.source import Checkpoint, open_checkpoint, open_local
+from surgeon.errors import SurgeonError
+from surgeon.measure.grid import WHOLE, Variant
+from surgeon.measure.latency import engines, settings
+from surgeon.measure.latency.engines import Engine
+from surgeon.measure.latency.files import check_same, read, save
+from surgeon.measure.latency.memory import out_of_memory
+from surgeon.measure.latency.settings import Settings
+from surgeon.measure.latency.values import Bench, Cell, Task, parse_tasks
+from surgeon.measure.results import Subject
+from surgeon.measure.shapes import SHAPES, find_shape, make
+from surgeon.plan import Plan
+from surgeon.rule import Choice
+from surgeon.surgery import Operation, operate, operation_costs
+
+Grid = Callable[[Checkpoint], Sequence[Variant]]
+"""What to measure of a model: known only once it is open."""
+
+Turn = tuple[Variant, tuple[Task, ...]]
+"""Tasks to time in a cut, one after the other."""
+
+_ADVICE = "; ask for less with --lengths or --decode, or for a dtype of 16 bits"
+
+_RAM = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A cell that was just finished: the number ``done`` of ``total`` of this run; ``left`` seconds by
+    what they took so far."""
+
+    report: Bench
+    cell: Cell
+    done: int
+    total: int
+    left: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The report; how many cells ``minutes`` left unfinished; tasks beyond the model's context."""
+
+    report: Bench
+    unfinished: int
+    beyond_context: tuple[Task, ...]
+    seconds: float
+
+
+def bench(
+    model: str | os.PathLike[str] | None = None,
+    grid: Grid = lambda checkpoint: (),
+    *,
+    shape: str | None = None,
+    runtime: str = "transformers",
+    lengths: str = "50,100",
+    decode: str = "none",
+    sequences: int | None = None,
+    tokens: int = 30,
+    dtype: str = "auto",
+    device: str = "auto",
+    cuda_graph: bool = True,
+    threads: int = 0,
+    minutes: float | None = None,
+    output: str | os.PathLike[str] | None = None,
+    work: str | os.PathLike[str] | None = None,
+    notify: Callable[[str], None] = lambda words: None,
+    advance: Callable[[Progress], None] = lambda progress: None,
+) -> Outcome:
+    """Times a model and its cuts: one new token after a prompt, or over a cache.
+
+    Either ``model`` or ``shape`` (a name of ``measure.shapes``: random weights). ``grid`` gives the
+    variants; the whole model is always measured beside them. ``lengths`` and ``decode`` are tasks as
+    ``parse_tasks`` reads them, ``sequences`` the number of prompts of each length (1000 on CUDA, 100 on
+    a CPU), ``tokens`` that of decode steps. ``minutes`` is a budget: cuts that would go beyond it are
+    left out. ``output`` is a folder for bench.json and bench.md, written after each cell and gone on
+    with when called again; ``work`` one for what onnxruntime reads. ``notify`` gets words on the way.
+
+    Raises SurgeonError for a model that cannot be run, for a report of other settings, and when memory
+    runs out; cells that are finished stay in ``output``.
+    """
+    start = time.monotonic()
+    if (model is None) == (shape is None):
+        raise SurgeonError("bench: give either MODEL or --shape " + "|".join(SHAPES))
+    tasks = parse_tasks(lengths, decode)
+    chosen = settings.make_settings(runtime, device, sequences, tokens, cuda_graph, threads)
+    folder = Path(output) if output is not None else None
+    there = read(folder) if folder is not None else None
+    size = 0
+    if shape is not None:
+        kind = settings.choose_dtype(chosen, dtype, None)
+        size = settings.BYTES[kind] * sum(count(size) for _, size in find_shape(shape).tensors())
+    with _workplace(work, size if runtime == "onnxruntime" else 0) as place:
+        checkpoint, kind = _open(model, shape, chosen, dtype, place)
+        variants = [WHOLE, *(v for v in grid(checkpoint) if v.removed)]
+        operations = {v.name: _operation(checkpoint, v) for v in variants}
+        report = _report(checkpoint, shape, chosen, kind, operations)
+        if there is not None and folder is not None:
+            check_same(there, report, folder)
+            report = replace(report, costs=there.costs | report.costs, cells=there.cells)
+        fitting, beyond = _fitting(checkpoint, chosen, tasks)
+        turns = todo(report, variants, fitting)
+        if turns:
+            notify(f"{report.subject.model}: {runtime}, {kind}, {report.subject.device}")
+            engine = _engine(checkpoint, chosen, kind, shape, place)
+            deadline = start + minutes * 60 if minutes is not None else float("inf")
+            for progress in _run(engine, operations, turns, report, deadline, notify):
+                report = progress.report
+                if folder is not None:
+                    save(report, folder)
+                advance(progress)
+    unfinished = sum(not report.find(variant, task) for variant, some in turns for task in some)
+    return Outcome(report, unfinished, beyond, time.monotonic() - start)
+
+
+def todo(report: Bench, variants: Sequence[Variant], tasks: Sequence[Task]) -> list[Turn]:
+    """What a report lacks, the whole model before and after the cuts."""
+    turns = [(v, tuple(t for t in tasks if not report.find(v, t))) for v in variants if v != WHOLE]
+    turns = [(variant, some) for variant, some in turns if some]
+    wanted = {task for _, some in turns for task in some}
+    whole = tuple(t for t in tasks if t in wanted or not report.find(WHOLE, t))
+    again = [(WHOLE, tuple(t for t in tasks if t in wanted))] if wanted else []
+    return [*([(WHOLE, whole)] if whole else []), *turns, *again]
+
+
+class _Budget:
+    """Whether there is time for one more cut and for the whole model's last turn after it."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._start = self._last = time.monotonic()
+        self._longest = self._whole = 0.0
+
+    def cell(self) -> float:
+        """Counts a finished cell; the seconds since the start."""
+        now = time.monotonic()
+        self._longest, self._last = max(self._longest, now - self._last), now
+        return now - self._start
+
+    def whole(self) -> None:
+        """Takes the time so far for that of one turn of the whole model."""
+        self._whole = time.monotonic() - self._start
+
+    @property
+    def spent(self) -> bool:
+        return time.monotonic() + self._longest + self._whole > self._deadline
+
+
+def _run(
+    engine: Engine,
+    operations: dict[str, Operation | None],
+    turns: Sequence[Turn],
+    report: Bench,
+    deadline: float,
+    notify: Callable[[str], None],
+) -> Iterator[Progress]:
+    """Cell after cell. The whole model has its turns whatever the budget says, the last one only after
+    a cut."""
+    total, done, any_cut = sum(len(tasks) for _, tasks in turns), 0, False
+    budget = _Budget(deadline)
+    for number, (variant, tasks) in enumerate(turns):
+        cut = variant != WHOLE
+        if budget.spent if cut else number and not any_cut:
+            continue
+        with _told(variant.name), engine(operations[variant.name]) as (measure, load):
+            for task in tasks:
+                if cut and budget.spent:
+                    break
+                name = f"{variant.name}: {task.name}"
+
+                def estimate(seconds: float, name: str = name) -> None:
+                    if seconds > 2:
+                        notify(f"{name}: about {seconds:.0f} s")
+
+                before = time.monotonic()
+                with _told(name):
+                    timing, peak = measure(task, estimate)
+                cell = Cell(variant, task, timing, peak, load, time.monotonic() - before)
+                report = replace(report, cells=(*report.cells, cell))
+                done, any_cut = done + 1, any_cut or cut
+                spent = budget.cell()
+                yield Progress(report, cell, done, total, spent / done * (total - done))
+        if number == 0:
+            budget.whole()
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors of the runtimes as one line that says where they happened."""
+    try:
+        yield
+    except SurgeonError as error:
+        message = str(error)
+        if "out of memory" in message and _ADVICE not in message:
+            message += _ADVICE
+        raise SurgeonError(message if message.startswith(what) else f"{what}: {message}") from None
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise SurgeonError(f"{what}: out of memory{_ADVICE}") from None
+
+
+@contextmanager
+def _workplace(work: str | os.PathLike[str] | None, size: int) -> Iterator[Path]:
+    """A folder for weights and graphs, gone afterwards: in memory if nobody names another and ``size``
+    bytes have room there."""
+    parent = Path(work) if work is not None else None
+    if parent is None and size and os.access(_RAM, os.W_OK) and shutil.disk_usage(_RAM).free > size:
+        parent = _RAM
+    try:
+        if parent is not None:
+            parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix="surgeon-bench-", dir=parent))
+    except OSError as error:
+        raise SurgeonError(f"{error.filename or parent}: {error.strerror or error}") from None
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _open(
+    model: str | os.PathLike[str] | None, shape: str | None, chosen: Settings, dtype: str, place: Path
+) -> tuple[Checkpoint, str]:
+    """The checkpoint and the dtype to run it in; of a shape only the names are written here."""
+    if shape is not None:
+        kind = settings.choose_dtype(chosen, dtype, None)
+        make(shape, place / shape, engines.SAFETENSORS[kind], weights=False)
+        return open_checkpoint(place / shape), kind
+    assert model is not None
+    checkpoint, _ = open_local(model)
+    return checkpoint, settings.choose_dtype(chosen, dtype, settings.own_dtype(checkpoint))
+
+
+def _operation(checkpoint: Checkpoint, variant: Variant) -> Operation | None:
+    if not variant.removed:
+        return None
+    structure = checkpoint.structure
+    plan = Plan(structure.num_layers, variant.removed, structure.absent)
+    return operate(checkpoint, Choice(plan), False, 1 << 62)
+
+
+def _report(
+    checkpoint: Checkpoint,
+    shape: str | None,
+    chosen: Settings,
+    kind: str,
+    operations: dict[str, Operation | None],
+) -> Bench:
+    """The report without a cell."""
+    sizes = {name: _costs(checkpoint, operation, kind) for name, operation in operations.items()}
+    subject = Subject(
+        model=shape or checkpoint.source.name,
+        revision=checkpoint.source.revision,
+        fingerprint=checkpoint.fingerprint,
+        num_layers=checkpoint.structure.num_layers,
+        parameters=sizes[WHOLE.name].parameters,
+        dtype=kind,
+        device=settings.device_name(chosen.device),
+        versions=settings.versions(chosen.runtime),
+    )
+    return Bench(subject, {"shape": shape, **chosen.to_json()}, sizes, ())
+
+
+def _costs(checkpoint: Checkpoint, operation: Operation | None, kind: str) -> Costs:
+    """What a cut costs on disk, in the checkpoint's dtype, and in its cache, in that of the run."""
+    if operation is None:
+        structure = checkpoint.structure
+        found = costs(structure, checkpoint.tensors.values(), sum(checkpoint.shards.values()))
+    else:
+        structure = operation.structure
+        found = operation_costs(operation)[1]
+    kv = 2 * structure.dims.kv_width * structure.num_attentions * settings.BYTES[kind]
+    return replace(found, kv_bytes_per_token=kv)
+
+
+def _fitting(
+    checkpoint: Checkpoint, chosen: Settings, tasks: Sequence[Task]
+) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
+    """The tasks within the model's context, of which there must be one, and those beyond it."""
+    context = int(checkpoint.config.get("max_position_embeddings") or 1 << 30)
+    fitting = tuple(task for task in tasks if chosen.room(task) <= context)
+    if not fitting:
+        raise SurgeonError(
+            f"bench: the model has {context} positions, fewer than every task needs; ask for shorter "
+            "--lengths or --decode"
+        )
+    return fitting, tuple(task for task in tasks if task not in fitting)
+
+
+def _engine(
+    checkpoint: Checkpoint, chosen: Settings, kind: str, shape: str | None, place: Path
+) -> Engine:
+    with _told("whole"):
+        if chosen.runtime == "transformers":
+            return engines.transformers_engine(checkpoint, chosen, kind, shape)
+        return engines.onnxruntime_engine(checkpoint, chosen, kind, shape, place)

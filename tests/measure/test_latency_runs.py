@@ -1,0 +1,239 @@
+"""surgeon bench on small models: both runtimes, end to end, in seconds."""
+
+import json
+from functools import partial
+
+import pytest
+
+import surgeon
+from surgeon.errors import SurgeonError
+from surgeon.measure.grid import WHOLE
+from surgeon.measure.latency import engines
+from surgeon.measure.latency.grids import choose_grid
+from surgeon.measure.latency.run import bench
+from surgeon.measure.shapes import SHAPES, make
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+np = pytest.importorskip("numpy")
+
+pytestmark = pytest.mark.models
+
+QUICK = {"sequences": 2, "tokens": 2, "lengths": "6", "decode": "5x2", "device": "cpu"}
+CUTS = choose_grid("attn,block", "33%", "yes")
+NAMES = ["whole", "attn last 2, last layer kept", "block last 2, last layer kept"]
+
+
+def needs_onnxruntime():
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("runtime", ["transformers", "onnxruntime"])
+def test_the_whole_way(runtime, cli, tmp_path):
+    if runtime == "onnxruntime":
+        needs_onnxruntime()
+    flags = ["--shape", "tiny", "--runtime", runtime, "--device", "cpu", "--sequences", 2]
+    flags += ["--tokens", 2, "--lengths", "6", "--decode", "5x2", "--drop", "attn,block"]
+    flags += ["--fractions", "33%", "--keep-last", "yes", "-o", tmp_path / "out", "--threads", 1]
+    done = cli("bench", *flags, "--json")
+    assert done.code == 0, done.err
+    printed = json.loads(done.out)
+    assert printed["report"] == json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert printed["unfinished"] == 0
+    data = printed["report"]
+    assert data["subject"]["model"] == "tiny"
+    assert data["subject"]["dtype"] == "float32"
+    assert data["settings"]["runtime"] == runtime
+    assert data["subject"]["versions"][runtime]
+    told = [(c["variant"]["name"], c["task"]["kind"]) for c in data["cells"]]
+    assert told == [(name, kind) for name in [*NAMES, "whole"] for kind in ("prefill", "decode")]
+    for cell in data["cells"]:
+        timing = cell["timing"]
+        assert timing["count"] == 2
+        assert 0 < timing["fastest"] <= timing["median"] <= timing["p95"]
+        assert (timing["first_pass"] is None) == (cell["task"]["kind"] == "prefill")
+        assert cell["peak_bytes"] is None or cell["peak_bytes"] > 10**6
+    costs = {name: data["costs"][name] for name in NAMES}
+    kv = [costs[name]["kv_bytes_per_token"] for name in NAMES]
+    assert kv == [6 * 2 * 2 * 64 * 4, 4 * 2 * 2 * 64 * 4, 4 * 2 * 2 * 64 * 4]
+    assert costs[NAMES[2]]["disk_bytes"] < costs[NAMES[1]]["disk_bytes"] < costs["whole"]["disk_bytes"]
+    told = [line for line in done.err.splitlines() if line.startswith("[")]
+    assert len(told) == len(data["cells"])
+    # everything is there: the same again measures nothing, and shows it for people
+    again = cli("bench", *flags)
+    assert again.code == 0
+    assert "last layer kept" in again.out
+    assert json.loads((tmp_path / "out" / "bench.json").read_text()) == data
+
+
+def test_a_cut_in_memory_is_the_cut_on_disk(tmp_path):
+    """Every kind of cut, to the bit; and the graph over the whole model's bytes makes its tokens."""
+    from surgeon.checkpoint.source import open_checkpoint
+    from surgeon.measure.latency.loops import prompts
+    from surgeon.measure.latency.with_transformers import cut_network, load_whole
+    from surgeon.rule import Rule
+    from surgeon.surgery import operate
+
+    checkpoint = open_checkpoint("sample")
+    network = load_whole(checkpoint, "float32", "cpu", random=False)
+    ids = torch.from_numpy(prompts(9, 2, 2048))
+    for drop, layers in (("attn", "0,4-6"), ("mlp", "3,11"), ("block", "2-5")):
+        operation = operate(checkpoint, Rule(drop, layers=layers).of(checkpoint), False, 1 << 62)
+        cut = cut_network(network, operation)
+        surgeon.prune("sample", tmp_path / drop, drop=drop, layers=layers)
+        pruned = load_whole(open_checkpoint(tmp_path / drop), "float32", "cpu", random=False)
+        assert type(cut) is type(pruned)
+        assert sum(1 for _ in cut.modules()) == sum(1 for _ in pruned.modules())
+        with torch.inference_mode():
+            assert torch.equal(cut(ids).logits, pruned(ids).logits)
+        shared = {p.data_ptr() for p in network.parameters()}
+        assert all(p.data_ptr() in shared for p in cut.parameters())
+
+
+def test_both_runtimes_make_the_same_tokens_again_and_again(tmp_path):
+    needs_onnxruntime()
+    from surgeon.checkpoint.source import open_checkpoint
+    from surgeon.measure.latency.loops import prompts
+    from surgeon.measure.latency.with_onnxruntime import OnnxruntimeSteps
+    from surgeon.measure.latency.with_transformers import TransformersSteps, cut_network, load_whole
+    from surgeon.onnx.export import export_onnx
+    from surgeon.rule import Rule
+    from surgeon.runtime.session import load
+    from surgeon.surgery import operate
+
+    checkpoint = open_checkpoint("sample")
+    operation = operate(checkpoint, Rule("attn", last=4).of(checkpoint), False, 1 << 62)
+    network = cut_network(load_whole(checkpoint, "float32", "cpu", random=False), operation)
+    export_onnx(
+        "sample", "fp32", last_logits_only=True, output=tmp_path / "graph", without=operation.plan
+    )
+    loaded = load(tmp_path / "graph", "cpu", threads=1)
+    assert len(loaded.caches) == 16
+    ids = prompts(7, 2, 2048)
+    seen = []
+    for steps in (TransformersSteps(network), OnnxruntimeSteps(loaded)):
+        take, rewind = steps.decode(ids, 4)
+        passes = []
+        for _ in range(3):
+            passes.append([np.ravel(take()).tolist() for _ in range(4)])
+            rewind()
+        assert passes[0] == passes[1] == passes[2]
+        first = steps.prefill(ids[:1])
+        seen.append((passes[0], [first(ids[:1]), first(ids[1:]), first(ids[:1])]))
+    assert seen[0] == seen[1]
+    assert seen[0][1][0] == seen[0][1][2]
+
+
+def test_a_budget_and_going_on(tmp_path):
+    told = []
+    run = partial(bench, shape="tiny", output=tmp_path / "out", **QUICK)
+    first = run(grid=CUTS, minutes=0.0, advance=told.append)
+    # the whole model is measured whatever the budget; without a cut it has no second turn
+    assert [cell.variant for cell in first.report.cells] == [WHOLE, WHOLE]
+    assert first.unfinished == 4
+    assert [progress.done for progress in told] == [1, 2]
+    second = run(grid=CUTS)
+    assert second.unfinished == 0
+    assert second.report.cells[:2] == first.report.cells
+    assert [c.variant.name for c in second.report.cells[2::2]] == [*NAMES, "whole"]
+    third = run(grid=choose_grid("mlp", last=1))
+    assert third.report.cells[: len(second.report.cells)] == second.report.cells
+    assert set(third.report.costs) == {*NAMES, "removing MLP of layer 5 of 6"}
+    with pytest.raises(SurgeonError, match="tokens 2, not 3; choose another folder"):
+        run(**{**QUICK, "tokens": 3})
+
+
+def test_what_is_beyond_the_context_is_left_out():
+    outcome = bench("sample", **{**QUICK, "decode": "1023x1"})
+    assert [task.name for task in outcome.beyond_context] == ["decode 1023 x1"]
+    assert [cell.task.name for cell in outcome.report.cells] == ["prefill 6"]
+    with pytest.raises(SurgeonError, match="1024 positions"):
+        bench("sample", **{**QUICK, "lengths": "1024", "decode": "none"})
+
+
+def test_out_of_memory(monkeypatch, tmp_path):
+    def broken(steps, task, *_):
+        if task.kind == "decode":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB")
+        return real(steps, task, *_)
+
+    real = engines.time_task
+    monkeypatch.setattr(engines, "time_task", broken)
+    with pytest.raises(SurgeonError) as caught:
+        bench(shape="tiny", output=tmp_path / "out", **QUICK)
+    assert str(caught.value) == (
+        "whole: decode 5 x2: out of memory; ask for less with --lengths or --decode, or for a dtype of "
+        "16 bits"
+    )
+    # what was finished is there, and gone on with
+    assert len(json.loads((tmp_path / "out" / "bench.json").read_text())["cells"]) == 1
+
+
+def test_a_process_that_dies(tmp_path):
+    needs_onnxruntime()
+    from surgeon.measure.latency.with_onnxruntime import Process
+
+    with Process() as process:
+        process._child.kill()
+        with pytest.raises(SurgeonError, match="ended by itself"):
+            process.ask({}, lambda estimate: None)
+    question = {"folder": str(tmp_path), "device": "cpu", "cuda_graph": False, "threads": 1}
+    with Process() as process, pytest.raises(SurgeonError, match=r"config\.json: not found"):
+        process.ask(question, lambda estimate: None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "either MODEL or --shape"),
+        (["sample", "--shape", "tiny"], "either MODEL or --shape"),
+        (["--shape", "huge"], "'huge' is not known; use llama-2-7b"),
+        (["sample", "--lengths", "many"], "--lengths 'many'"),
+        (["sample", "--drop", "head"], "--drop 'head'"),
+        (["sample", "--dtype", "int8"], "--dtype 'int8'"),
+        (["sample", "--sequences", "0"], "--sequences"),
+        (["sample", "--last", "99"], "--last 99"),
+        (["/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_input(flags, words, cli):
+    done = cli("bench", *flags, "--device", "cpu")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert words in done.err
+    assert done.out == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+@pytest.mark.parametrize("runtime", ["transformers", "onnxruntime"])
+def test_no_cuda(runtime, cli):
+    if runtime == "onnxruntime":
+        needs_onnxruntime()
+    done = cli("bench", "sample", "--device", "cuda", "--runtime", runtime)
+    assert done.code == 2
+    assert "CUDA" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_shapes(tmp_path):
+    from surgeon.checkpoint.source import open_checkpoint
+
+    # parameters as the models' cards have them
+    for name, billions in (("llama-2-7b", 6.738), ("llama-2-13b", 13.016), ("llama-3-70b", 70.554)):
+        size = make(name, tmp_path / name, weights=False)
+        assert size == pytest.approx(2e9 * billions, rel=1e-4)
+        assert open_checkpoint(tmp_path / name).structure.num_layers == SHAPES[name].num_hidden_layers
+    size = make("tiny", tmp_path / "tiny", "F32")
+    checkpoint = open_checkpoint(tmp_path / "tiny")
+    assert size == sum(tensor.length for tensor in checkpoint.tensors.values())
+    values = (tmp_path / "tiny" / "model.safetensors").read_bytes()[-4 * 1000 :]
+    assert 0.015 < float(np.frombuffer(values, "<f4").std()) < 0.025
