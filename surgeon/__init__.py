@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from surgeon.gguf.export import GgufReport, export_gguf
     from surgeon.hub.push import PushReport, push
     from surgeon.inspection import Inspection, inspect
+    from surgeon.measure.quality import evaluate, sweep
+    from surgeon.measure.text import TextSettings
     from surgeon.onnx.export import ExportReport, export_onnx
     from surgeon.plan import Plan, Sublayer
     from surgeon.rule import Rule
@@ -38,13 +40,16 @@ __all__ = [
     "Rule",
     "Sublayer",
     "SurgeonError",
+    "TextSettings",
     "Verification",
     "__version__",
+    "evaluate",
     "export_gguf",
     "export_onnx",
     "inspect",
     "prune",
     "push",
+    "sweep",
     "verify",
 ]
 
@@ -53,6 +58,9 @@ _HOMES = {
     "export_onnx": "surgeon.onnx.export",
     "GgufReport": "surgeon.gguf.export",
     "export_gguf": "surgeon.gguf.export",
+    "evaluate": "surgeon.measure.quality",
+    "sweep": "surgeon.measure.quality",
+    "TextSettings": "surgeon.measure.text",
     "Inspection": "surgeon.inspection",
     "inspect": "surgeon.inspection",
     "Plan": "surgeon.plan",

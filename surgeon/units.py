@@ -1,4 +1,4 @@
-"""Sizes as people write them: decimal units, as on the Hub."""
+"""Sizes and dtypes as people write them; decimal units, as on the Hub."""
 
 import re
 from decimal import Decimal
@@ -39,3 +39,11 @@ def format_count(number: int) -> str:
         if number * 10000 >= scale * 9995:  # 999,999 is 1 M, not 1000 K
             return f"{number / scale:.3g} {unit}"
     return str(number)
+
+
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def dtype_name(word: str) -> str:
+    """torch's name of a dtype for its short one: "fp16" is "float16"; other words stay as they are."""
+    return _DTYPES.get(word.lower(), word)

@@ -4,7 +4,8 @@ import sys
 
 import typer
 
-from surgeon.cli import bench, export, generate, inspect, prune, push, verify
+from surgeon.cli import bench, export, generate, inspect, prune, push, sweep, verify
+from surgeon.cli import eval as eval_
 from surgeon.errors import SurgeonError
 from surgeon.version import __version__
 
@@ -21,6 +22,8 @@ app.command("prune")(prune.prune)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("generate")(generate.generate)
+app.command("eval")(eval_.evaluate)
+app.command("sweep")(sweep.sweep)
 app.add_typer(export.export, name="export")
 app.command("bench")(bench.bench)
 app.command("push")(push.push)

@@ -53,3 +53,66 @@ KeepLast = Annotated[
         help="Keep the last layer whole: it is left out of the choice, --last and --fraction move up.",
     ),
 ]
+
+Device = Annotated[
+    Literal["auto", "cuda", "cpu"], typer.Option(help="Where it runs; auto: CUDA if there is one.")
+]
+
+
+def _dtype(word: str) -> str:
+    from surgeon.units import dtype_name
+
+    return dtype_name(word)
+
+
+Dtype = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|float32|float16|bfloat16",
+        callback=_dtype,
+        help="What it computes in; auto: the checkpoint's own on CUDA, float32 on the CPU.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Rows computed at once; by default about 4096 tokens, fewer where memory is short.",
+        show_default=False,
+    ),
+]
+
+Text = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE",
+        help="UTF-8 text whose loss is measured; may be given again.",
+        show_default=False,
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Tokens of a window; by default the model's context, at most 2048.",
+        show_default=False,
+    ),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Tokens scored in each window; by default half of it, the rest is context. "
+        "As long as the window: no overlap.",
+        show_default=False,
+    ),
+]
+Characters = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Read only the first N characters of a text.", show_default=False),
+]
+Windows = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Measure only the first N windows of a text.", show_default=False),
+]

@@ -5,7 +5,10 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from surgeon.measure.document import Table
 
 
 def print_json(result: Any) -> None:
@@ -38,11 +41,49 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int
     console().print(table)
 
 
+def print_document_table(table: "Table") -> None:
+    """A table of a report, with its caption."""
+    groups = [name for name, span in table.groups for _ in range(span)] or [""] * len(table.columns)
+    columns = [
+        f"{group}\n{column}" if group else column
+        for group, column in zip(groups, table.columns, strict=True)
+    ]
+    console().print(table.caption)
+    print_table(columns, [[entry.text for entry in row] for row in table.rows], table.left)
+
+
 def console() -> Any:
     """A rich console on stdout; in a pipe it is wide, so that no line breaks."""
     from rich.console import Console
 
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+
+
+@contextmanager
+def countdown(words: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time that is left, on stderr, on a terminal only. Yields ``update(done, total)``.
+
+    It appears with the first update, so that lines printed before it stay whole.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(words), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    # rates change from part to part, as rows get shorter and cuts share more or less
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=600)
+    task = bar.add_task(words, total=None)
+
+    def update(done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        bar.stop()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from surgeon.measure.grid import Variant
 from surgeon.measure.journal import Journal
-from surgeon.measure.network import Network
+from surgeon.measure.opened import Opened
 from surgeon.measure.scoring import Item, Part, Result, Score, Scorer, make_parts
 
 
@@ -25,14 +25,15 @@ Engine = Callable[[Sequence[Job], Advance], Iterator[tuple[Job, tuple[Result, ..
 
 
 def local_engine(
-    network: Network,
+    opened: Opened,
     batch_size: int | None = None,
     notify: Callable[[str], None] = lambda words: None,
 ) -> Engine:
-    """The engine of this process, one job after the other."""
-    scorer = Scorer(network, batch_size, notify)
+    """The engine of this process, one job after the other; weights are loaded for the first one."""
 
     def engine(jobs: Sequence[Job], advance: Advance) -> Iterator[tuple[Job, tuple[Result, ...]]]:
+        if jobs:
+            scorer = Scorer(opened.network, batch_size, notify)
         for job in jobs:
             yield job, scorer.score(job.part.items, job.variants, advance)
 

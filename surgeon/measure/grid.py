@@ -5,7 +5,7 @@ al., arXiv 2407.15516, Tables 1-10: attention, MLP or whole blocks of the last k
 without keeping the very last one.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -75,35 +75,43 @@ def grid(
     fractions: Sequence[str] = FRACTIONS,
     keep_last: str = "both",
     absent: Iterable[Site] = (),
+    notify: Callable[[str], None] = lambda words: None,
 ) -> tuple[Variant, ...]:
     """The whole model first, then every cut, in the order of the paper's tables.
 
     The fraction "0" stands for the whole model, which is there anyway. Fractions that come to the same
-    number of layers are one variant. SurgeonError for words that are not known, and for a fraction that
-    rounds to no layer.
+    number of layers are one variant. A cut that this model does not allow, since the fraction rounds to
+    no layer or the sublayers are gone already, is left out, and ``notify`` gets the reason.
+    SurgeonError for words that are not known, and where no cut is left.
     """
     if keep_last not in KEEP_LAST:
         raise SurgeonError(f"--keep-last {keep_last!r} is not known; use {', '.join(KEEP_LAST)}")
+    for drop in drops:
+        if drop not in DROPS:
+            raise SurgeonError(f"--drop {drop!r} is not known; use {', '.join(DROPS)}")
+    shares = [fraction.strip() for fraction in fractions if fraction.strip().rstrip("%").strip("0.")]
+    for share in shares:
+        parse_fraction(share)
     unique: dict[tuple[str | None, frozenset[Site], bool], Variant] = {}
-    for variant in _variants(num_layers, drops, fractions, KEEP_LAST[keep_last], set(absent)):
-        unique.setdefault((variant.drop, variant.removed, variant.keep_last), variant)
+    refusals: dict[str, None] = {}
+    gone = frozenset(absent)
+    for keep in KEEP_LAST[keep_last]:
+        for drop in drops:
+            for share in shares:
+                try:
+                    plan = Plan.fraction(num_layers, share, drop, keep, gone)
+                except SurgeonError as refusal:
+                    refusals[str(refusal)] = None
+                    continue
+                unique.setdefault((drop, plan.removed, keep), _variant(plan, drop, share, keep))
+    if shares and not unique:
+        raise SurgeonError(next(iter(refusals)))
+    for words in refusals:
+        notify(f"left out: {words}")
     return (WHOLE, *unique.values())
 
 
-def _variants(
-    num_layers: int,
-    drops: Sequence[str],
-    fractions: Sequence[str],
-    keeps: Sequence[bool],
-    absent: set[Site],
-) -> Iterator[Variant]:
-    for keep in keeps:
-        for drop in drops:
-            for fraction in fractions:
-                if fraction.strip().rstrip("%").strip("0.") == "":
-                    continue
-                parse_fraction(fraction)
-                plan = Plan.fraction(num_layers, fraction, drop, keep, absent)
-                count = len({layer for layer, _ in plan.removed})
-                name = f"{drop} last {count}" + (", last layer kept" if keep else "")
-                yield Variant(name, plan.removed, drop, fraction, count, keep)
+def _variant(plan: Plan, drop: str, fraction: str, keep: bool) -> Variant:
+    count = len({layer for layer, _ in plan.removed})
+    name = f"{drop} last {count}" + (", last layer kept" if keep else "")
+    return Variant(name, plan.removed, drop, fraction, count, keep)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from surgeon.errors import SurgeonError
 from surgeon.measure.grid import Variant
+from surgeon.measure.memory import halve, out_of_memory
 from surgeon.measure.network import Network, State
 from surgeon.measure.tree import follow, shared_tree
 
@@ -138,11 +139,15 @@ class Scorer:
             try:
                 found = self._batch(batch, [[items[n] for n in rows[row]] for row in batch], variants)
             except Exception as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 found = None
             if found is None:
-                self._halve(len(batch), len(batch[0]))
+                rows_left = halve(len(batch), len(batch[0]), self._notify)
+                if self._batch_size:
+                    self._batch_size = rows_left
+                else:
+                    self._most_tokens = rows_left * len(batch[0])
                 continue
             numbers = [number for row in batch for number in rows[row]]
             for variant, (values, took) in enumerate(found):
@@ -157,24 +162,6 @@ class Scorer:
 
     def _rows(self, length: int) -> int:
         return self._batch_size or max(1, self._most_tokens // length)
-
-    def _halve(self, rows: int, length: int) -> None:
-        """Makes batches smaller; SurgeonError where a single row is too much."""
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if rows == 1:
-            raise SurgeonError(
-                f"out of memory with a batch of one row of {length} tokens; "
-                "use a shorter window, another --dtype or another --device"
-            )
-        half = rows // 2
-        self._notify(f"out of memory with a batch of {rows} x {length} tokens; going on with {half}")
-        if self._batch_size:
-            self._batch_size = half
-        else:
-            self._most_tokens = half * length
 
     def _batch(
         self,
@@ -246,12 +233,3 @@ class _Places:
             wanted = targets[chunk]
             logprobs = logits.float().log_softmax(-1)
             yield logprobs.gather(-1, wanted[:, None])[:, 0], logits.argmax(-1) == wanted
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether torch means that memory is short: CUDA has a class of its own for it, the CPU has not."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )

@@ -24,7 +24,24 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 def load_model(folder: str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
     """Model and tokenizer; SurgeonError for a device or a dtype that cannot be had."""
-    transformers = import_transformers()
+    device, dtype = placement(device, dtype)
+    tokenizer = load_tokenizer(folder)
+    import torch
+    import transformers
+
+    # nothing of a checkpoint is executed: pruned ones load through the classes of this package
+    network = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype if dtype == "auto" else getattr(torch, dtype), trust_remote_code=False
+    )
+    return network.to(device), tokenizer
+
+
+def placement(device: str, dtype: str) -> tuple[str, str]:
+    """Device and dtype that "auto" comes to; dtype stays auto on CUDA, for that of the checkpoint.
+
+    SurgeonError for those that are not known or not here.
+    """
+    import_transformers()
     import torch
 
     if device not in ("auto", "cuda", "cpu"):
@@ -35,14 +52,7 @@ def load_model(folder: str, device: str = "auto", dtype: str = "auto") -> tuple[
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype not in DTYPES:
         raise SurgeonError(f"--dtype {dtype!r} is not known; use {', '.join(DTYPES)}")
-    if dtype == "auto" and device == "cpu":
-        dtype = "float32"
-    tokenizer = load_tokenizer(folder)
-    # nothing of a checkpoint is executed: pruned ones load through the classes of this package
-    network = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype if dtype == "auto" else getattr(torch, dtype), trust_remote_code=False
-    )
-    return network.to(device), tokenizer
+    return device, "float32" if dtype == "auto" and device == "cpu" else dtype
 
 
 def import_transformers() -> Any:

@@ -1,0 +1,32 @@
+"""Batches that do not fit: known by torch's errors, halved, and said so."""
+
+from collections.abc import Callable
+
+from surgeon.errors import SurgeonError
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether torch means that memory is short: CUDA has a class of its own for it, the CPU has not."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def halve(rows: int, length: int, notify: Callable[[str], None]) -> int:
+    """The next smaller number of rows for a batch; SurgeonError where a single row is too much.
+
+    To be called outside of the ``except`` block, whose error keeps the failed batch alive.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if rows <= 1:
+        raise SurgeonError(
+            f"out of memory with a batch of one row of {length} tokens; "
+            "use another --dtype, another --device or less text"
+        )
+    notify(f"out of memory with a batch of {rows} x {length} tokens; going on with {rows // 2}")
+    return rows // 2
