@@ -22,9 +22,6 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_surgeon.DeciLMForCausalLM",
 }
 
-_TOKENIZER = "PreTrainedTokenizerFast"
-"""For a tokenizer_config.json that names no class: transformers 4 knows none for these dialects."""
-
 _FOREIGN = {
     "layer_types",
     "max_window_layers",
@@ -54,10 +51,12 @@ def pruned_config(
             new[key] = renumber(config[key], plan, structure, where)
     if family is not LLAMA and _reader(structure) is LLAMA:
         new = _as_llama(family.filled(new), structure)
+    if not structure.plain:
+        new.setdefault("tokenizer_class", family.tokenizer)
     if structure.dialect == NAS_MODEL_TYPE:
         return _to_nas(new, structure)
     new = _with_flat_rope(new)
-    return _to_plain(new, structure) if structure.plain else _to_own(new, structure)
+    return _to_plain(new, structure, family) if structure.plain else _to_own(new, structure)
 
 
 def _reader(structure: Structure) -> Family:
@@ -97,12 +96,12 @@ def _with_flat_rope(config: dict[str, Any]) -> dict[str, Any]:
     return config | {key: value for key, value in _flat_rope(config).items() if value is not None}
 
 
-def _to_plain(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
+def _to_plain(config: dict[str, Any], structure: Structure, before: Family) -> dict[str, Any]:
     if config["model_type"] == structure.family.model_type:
         return config
     for key in ("auto_map", "block_configs"):
         config.pop(key, None)
-    if config.get("tokenizer_class") == _TOKENIZER:
+    if config.get("tokenizer_class") == before.tokenizer:
         del config["tokenizer_class"]
     config["model_type"] = structure.family.model_type
     config["architectures"] = [structure.family.architecture]
@@ -122,7 +121,6 @@ def _to_own(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
         },
     }
     new = head | {key: value for key, value in config.items() if key not in head}
-    new.setdefault("tokenizer_class", _TOKENIZER)
     new["block_configs"] = [
         {
             "attention": {"no_op": not structure.has(layer, Sublayer.ATTENTION)},
@@ -150,7 +148,6 @@ def _to_nas(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
         new["torch_dtype"] = new.pop("dtype")
     new["num_key_value_heads"] = structure.dims.num_key_value_heads
     new["head_dim"] = structure.dims.head_dim
-    new.setdefault("tokenizer_class", _TOKENIZER)
     new["block_configs"] = list(_blocks(structure))
     return new
 

@@ -74,7 +74,8 @@ class Family:
     """The row. ``architecture`` is the plain class.
 
     ``nope``: no_rope_layers says which layers have no rope. ``defaults`` are those of its config class
-    where Llama's has others: a config.json may leave out such fields.
+    where Llama's has others: a config.json may leave out such fields. ``tokenizer`` is the class for a
+    tokenizer_config.json that names none; by model_type, transformers finds it in no other dialect.
     """
 
     model_type: str
@@ -89,6 +90,7 @@ class Family:
     nope: bool = False
     multipliers: Multipliers | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: str = "PreTrainedTokenizerFast"
 
     @property
     def dialect(self) -> str:
@@ -168,6 +170,7 @@ QWEN2 = replace(
     mlp=replace(LLAMA.mlp, bias=None),
     windows=Windows.LAST,
     defaults=_QWEN,
+    tokenizer="Qwen2Tokenizer",
 )
 
 QWEN3 = replace(
@@ -178,6 +181,7 @@ QWEN3 = replace(
     mlp=replace(LLAMA.mlp, bias=None),
     windows=Windows.LAST,
     defaults={"head_dim": 128, **_QWEN},
+    tokenizer="Qwen2Tokenizer",
 )
 
 GRANITE = replace(

@@ -143,7 +143,7 @@ def check_exportable(structure: Structure, config: dict[str, Any], where: str) -
         raise SurgeonError(
             "export onnx needs onnx, which is not installed; run: pip install 'surgeon[onnxruntime]'"
         )
-    return read_rope(config, structure.dims.head_dim, where)
+    return read_rope(structure.family.filled(config), structure.dims.head_dim, where)
 
 
 def choose_dtype(checkpoint: Checkpoint, dtype: str) -> tuple[str, str]:

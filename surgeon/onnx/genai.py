@@ -19,7 +19,7 @@ def genai_config(
     ``generation`` is generation_config.json: its token ids win over config.json's. Layers are
     counted as onnxruntime-genai counts them, by their KV caches.
     """
-    config, dims = checkpoint.config, checkpoint.structure.dims
+    config, dims = checkpoint.family.filled(checkpoint.config), checkpoint.structure.dims
 
     def token(key: str) -> Any:
         value = generation.get(key)

@@ -1,17 +1,20 @@
-"""The graph of a Llama, pruned or not: sublayers on a residual stream, in onnxruntime's operators.
+"""The graph of a model, pruned or not: sublayers on a residual stream, in onnxruntime's operators.
 
 A removed sublayer leaves nothing behind, not even an addition: the residual is added inside of the
-next norm. KV caches are numbered over the attentions that are there, without holes.
+next norm. KV caches are numbered over the attentions that are there, without holes. What families
+have beyond a Llama costs nodes only where they have it.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from surgeon.checkpoint.header import Tensor
 from surgeon.checkpoint.numbers import encode
 from surgeon.checkpoint.source import Checkpoint
 from surgeon.errors import SurgeonError
-from surgeon.onnx.ops import MICROSOFT, Graph
+from surgeon.families import Family
+from surgeon.onnx.ops import MICROSOFT, WINDOWS_IR_VERSION, Graph
 from surgeon.onnx.rope import Rope, tables
 from surgeon.onnx.weights import Store
 from surgeon.plan import Sublayer
@@ -45,6 +48,15 @@ def build(checkpoint: Checkpoint, store: Store, rope: Rope, last_logits_only: bo
     return _Llama(checkpoint, store, rope).build(last_logits_only)
 
 
+def _multipliers(config: dict[str, Any], family: Family) -> dict[str, float]:
+    """The family's numbers by what they multiply; empty for most. That of logits is turned round."""
+    names = family.multipliers
+    if names is None:
+        return {}
+    found = {what: float(config.get(field, 1.0)) for what, field in asdict(names).items()}
+    return found | {"logits": 1 / found["logits"]}
+
+
 class _Llama:
     def __init__(self, checkpoint: Checkpoint, store: Store, rope: Rope) -> None:
         self.graph = Graph()
@@ -53,10 +65,12 @@ class _Llama:
         self.tensors = checkpoint.tensors
         self.store = store
         self.epsilon = float(checkpoint.config.get("rms_norm_eps", 1e-6))
+        self.multipliers = _multipliers(checkpoint.config, checkpoint.family)
         self.rope = rope
         self.stream = ""  # the residual stream, up to the addition that is still to come
         self.pending = ""  # what has to be added to it
         self.caches = 0
+        self.constants: set[str] = set()
 
     def build(self, last_logits_only: bool) -> Graph:
         from onnx import TensorProto
@@ -69,19 +83,34 @@ class _Llama:
         graph.output("logits", self.store.element, shape)
         table = self.store.vector(graph, "embed", [self.tensors[f"{family.embedding}.weight"]])
         lengths = self._lengths(mask) if self.structure.num_attentions or last_logits_only else ""
-        if self.structure.num_attentions:
+        if any(pattern.rotary for pattern in self.structure.attention_patterns):
             self._tables()
-        self.stream = graph.node("Gather", [table, ids], "embedded")
+        embedded = graph.node("Gather", [table, ids], "embedded")
+        self.stream = self._times(embedded, "embedding")
         for layer in range(self.structure.num_layers):
             if self.structure.has(layer, Sublayer.ATTENTION):
-                self.pending = self._attention(layer)
+                self.pending = self._times(self._attention(layer), "residual")
             if self.structure.has(layer, Sublayer.MLP):
-                self.pending = self._mlp(layer)
+                self.pending = self._times(self._mlp(layer), "residual")
         states = self._norm("final_norm", f"{family.norm}.weight", last=True)
         if last_logits_only:
             states = self._last(states, ids, lengths)
-        self._head(states)
+        self._head(self._times(states, "logits"))
         return graph
+
+    def _times(self, x: str, what: str) -> str:
+        """``x`` times a multiplier of the family; ``x`` itself where it has none."""
+        value = self.multipliers.get(what, 1.0)
+        if value == 1.0:
+            return x
+        factor = f"{what}_multiplier"
+        if factor not in self.constants:
+            import numpy as np
+
+            self.constants.add(factor)
+            raw = encode(np.array(value, np.float32), self.store.dtype)
+            self.graph.raw(factor, self.store.element, (), raw)
+        return self.graph.node("Mul", [x, factor], f"{x}.scaled")
 
     def _lengths(self, mask: str) -> str:
         """seqlens_k, last index of each row; total_sequence_length, the width of the mask."""
@@ -128,73 +157,122 @@ class _Llama:
         self.stream, self.pending = added, ""
         return name
 
-    def _linear(self, x: str, name: str, modules: Sequence[str], bias: bool) -> str:
+    def _linear(self, x: str, name: str, modules: Sequence[str]) -> str:
         weights = [self.tensors[f"{module}.weight"] for module in modules]
         out = self.store.linear(self.graph, x, name, weights)
-        if not bias:
+        if not self._biased(modules):
             return out
         biases = [self.tensors[f"{module}.bias"] for module in modules]
         vector = self.store.vector(self.graph, f"{name}.bias", biases)
         return self.graph.node("Add", [out, vector], f"{name}.biased")
 
-    def _together(self, modules: Sequence[str], bias: bool) -> bool:
-        kinds = ("weight", "bias") if bias else ("weight",)
+    def _biased(self, modules: Sequence[str]) -> bool:
+        return modules[0].rpartition(".")[2] in self.structure.biases
+
+    def _together(self, modules: Sequence[str]) -> bool:
+        kinds = ("weight", "bias") if self._biased(modules) else ("weight",)
         groups = [[self.tensors[f"{module}.{kind}"] for module in modules] for kind in kinds]
         return all(self.store.fusable(group) for group in groups)
 
     def _attention(self, layer: int) -> str:
         structure, graph, part = self.structure, self.graph, self.family.attention
-        dims, number = structure.dims, self.caches
+        dims, number, pattern = structure.dims, self.caches, structure.patterns[layer]
         self.caches += 1
         prefix = f"{self.family.layers}.{layer}"
-        bias = bool(structure.biases & part.shapes.keys())
         x = self._norm(f"l{layer}.attn_norm", f"{prefix}.{part.norm}.weight")
-        q, k, v = (f"{prefix}.{part.module}.{name}" for name in part.groups[0])
-        if self._together([q, k, v], bias):
-            inputs = [self._linear(x, f"l{layer}.qkv", [q, k, v], bias), "", ""]
-        else:
-            inputs = [
-                self._linear(x, f"l{layer}.{name}", [module], bias)
-                for name, module in (("q", q), ("k", k), ("v", v))
-            ]
+        inputs = self._projections(x, layer)
         past = [key.format(number) for key in (KEY, VALUE)]
         present = [key.format(number) for key in (PRESENT_KEY, PRESENT_VALUE)]
         shape: list[int | str] = ["batch", dims.num_key_value_heads, "past", dims.head_dim]
         for old, new in zip(past, present, strict=True):
             graph.input(old, self.store.element, shape)
             graph.output(new, self.store.element, [*shape[:2], "total", dims.head_dim])
+        rope = ["cos_cache", "sin_cache"] if pattern.rotary else []
+        window = {}
+        if pattern.window is not None:
+            graph.ir_version = WINDOWS_IR_VERSION
+            window = {"local_window_size": pattern.window}
         mixed = graph.node(
             "GroupQueryAttention",
-            [*inputs, *past, "seqlens_k", "total_sequence_length", "cos_cache", "sin_cache"],
+            [*inputs, *past, "seqlens_k", "total_sequence_length", *rope],
             [f"l{layer}.attn", *present],
             MICROSOFT,
             num_heads=dims.num_attention_heads,
             kv_num_heads=dims.num_key_value_heads,
-            do_rotary=1,
+            do_rotary=int(pattern.rotary),
             rotary_interleaved=0,
-            scale=dims.head_dim**-0.5,
+            scale=self.multipliers.get("attention", dims.head_dim**-0.5),
+            **window,
         )
-        return self._linear(mixed, f"l{layer}.o", [f"{prefix}.{part.module}.o_proj"], bias)
+        return self._linear(mixed, f"l{layer}.o", [f"{prefix}.{part.module}.o_proj"])
+
+    def _projections(self, x: str, layer: int) -> list[str]:
+        """What GroupQueryAttention takes: q, k, v in one, or one by one where q and k are normed."""
+        graph, part, dims = self.graph, self.family.attention, self.structure.dims
+        prefix = f"{self.family.layers}.{layer}.{part.module}"
+        matrices = part.groups[0]
+        modules = [f"{prefix}.{matrix}" for matrix in matrices]
+        names = [f"l{layer}.{name}" for name in ("q", "k", "v")]
+        together = self._together(modules)
+        if not together:
+            names = [
+                self._linear(x, name, [module]) for name, module in zip(names, modules, strict=True)
+            ]
+        else:
+            packed = self._linear(x, f"l{layer}.qkv", modules)
+            if not part.head_norms:
+                return [packed, "", ""]
+            import numpy as np
+
+            if "qkv_sizes" not in self.constants:
+                self.constants.add("qkv_sizes")
+                sizes = [dims.attention_width, dims.kv_width, dims.kv_width]
+                graph.constant("qkv_sizes", np.array(sizes, np.int64))
+            graph.node("Split", [packed, "qkv_sizes"], names, axis=-1)
+        for place, norm in enumerate(part.head_norms):
+            names[place] = self._head_norm(names[place], f"{prefix}.{norm}.weight")
+        return names
+
+    def _head_norm(self, x: str, weight: str) -> str:
+        """RMSNorm over each head of ``x`` [batch, length, heads * head_dim]."""
+        import numpy as np
+
+        graph, head_dim = self.graph, self.structure.dims.head_dim
+        if "by_head" not in self.constants:
+            self.constants.add("by_head")
+            # 0 keeps a dimension, -1 is what is left
+            graph.constant("by_head", np.array([0, 0, -1, head_dim], np.int64))
+            graph.constant("side_by_side", np.array([0, 0, -1], np.int64))
+        scale = self.store.vector(graph, f"{x}.norm.weight", [self.tensors[weight]])
+        heads = graph.node("Reshape", [x, "by_head"], f"{x}.heads")
+        normed = graph.node(
+            "SimplifiedLayerNormalization",
+            [heads, scale],
+            f"{x}.norm",
+            axis=-1,
+            epsilon=self.epsilon,
+            stash_type=1,
+        )
+        return graph.node("Reshape", [normed, "side_by_side"], f"{x}.normed")
 
     def _mlp(self, layer: int) -> str:
         graph, part = self.graph, self.family.mlp
         prefix = f"{self.family.layers}.{layer}"
-        bias = bool(self.structure.biases & part.shapes.keys())
         x = self._norm(f"l{layer}.mlp_norm", f"{prefix}.{part.norm}.weight")
         gate, up = (f"{prefix}.{part.module}.{name}" for name in part.groups[0])
-        if self._together([gate, up], bias):
-            both = self._linear(x, f"l{layer}.gate_up", [gate, up], bias)
+        if self._together([gate, up]):
+            both = self._linear(x, f"l{layer}.gate_up", [gate, up])
             halves = [f"l{layer}.gate", f"l{layer}.up"]
             graph.node("Split", [both], halves, axis=-1, num_outputs=2)
         else:
             halves = [
-                self._linear(x, f"l{layer}.{name}", [module], bias)
+                self._linear(x, f"l{layer}.{name}", [module])
                 for name, module in (("gate", gate), ("up", up))
             ]
         # QuickGelu is x * sigmoid(alpha * x): SiLU for alpha 1
         active = graph.node("QuickGelu", halves[:1], f"l{layer}.silu", MICROSOFT, alpha=1.0)
         inner = graph.node("Mul", [active, halves[1]], f"l{layer}.inner")
-        return self._linear(inner, f"l{layer}.down", [f"{prefix}.{part.module}.down_proj"], bias)
+        return self._linear(inner, f"l{layer}.down", [f"{prefix}.{part.module}.down_proj"])
 
     def _last(self, states: str, ids: str, last_index: str) -> str:
         """States [batch, 1, hidden] of each row's last real token.

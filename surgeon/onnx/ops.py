@@ -12,6 +12,8 @@ MICROSOFT = "com.microsoft"
 
 OPSET = 21
 IR_VERSION = 10
+WINDOWS_IR_VERSION = 12
+"""Of graphs with sliding windows: onnxruntime before 1.24 computes others, and refuses this version."""
 
 
 class Graph:
@@ -22,6 +24,7 @@ class Graph:
         self.initializers: list[TensorProto] = []
         self.inputs: list[ValueInfoProto] = []
         self.outputs: list[ValueInfoProto] = []
+        self.ir_version = IR_VERSION
 
     def node(
         self,
@@ -92,7 +95,7 @@ class Graph:
         model = helper.make_model(
             graph,
             opset_imports=opsets,
-            ir_version=IR_VERSION,
+            ir_version=self.ir_version,
             producer_name="surgeon",
             producer_version=__version__,
         )

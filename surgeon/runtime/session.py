@@ -11,6 +11,7 @@ from typing import Any
 from surgeon.checkpoint.source import Checkpoint, open_local
 from surgeon.errors import SurgeonError
 from surgeon.onnx.export import GRAPH, sample_digest
+from surgeon.onnx.ops import WINDOWS_IR_VERSION
 from surgeon.onnx.weights import DATA
 
 DEVICES = ("auto", "cuda", "cpu")
@@ -79,6 +80,12 @@ def load(
         raise SurgeonError(f"{path}: is not a graph ({error}); {again}") from None
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
     _check_belongs(checkpoint, metadata, path)
+    version = tuple(int(part) for part in ort.__version__.split(".")[:2])
+    if graph.ir_version >= WINDOWS_IR_VERSION and version < (1, 24):
+        raise SurgeonError(
+            f"{path}: has sliding windows, which onnxruntime {ort.__version__} computes otherwise; "
+            "run: pip install -U 'onnxruntime>=1.24' (or onnxruntime-gpu)"
+        )
     logits = graph.graph.output[0].type.tensor_type
     element = logits.elem_type
     chosen = _device(device, element, ort.get_available_providers())

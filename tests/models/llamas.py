@@ -1,5 +1,6 @@
 """Small random Llamas, the cuts made of them, and the virtual cut that each is measured against."""
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -157,18 +158,24 @@ def read_json(file: Path) -> dict[str, Any]:
 
 @contextmanager
 def virtual_cut(model: Any, removed: frozenset[tuple[int, Sublayer]]) -> Iterator[Any]:
-    """A whole Llama that skips sublayers while the context lasts.
+    """A whole model that skips sublayers while the context lasts.
 
     Its attentions keep their numbers, so it has to run without a cache: nothing fills slot 0.
     """
 
     def forward(self: Any, hidden_states: Any, **kwargs: Any) -> Any:
+        scale = getattr(self, "residual_multiplier", 1.0)  # Granite's
         if ATTENTION in self.kept:
             states = self.input_layernorm(hidden_states)
-            hidden_states = hidden_states + self.self_attn(hidden_states=states, **kwargs)[0]
+            hidden_states = hidden_states + scale * self.self_attn(hidden_states=states, **kwargs)[0]
         if MLP in self.kept:
-            hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
-        return hidden_states
+            states = self.post_attention_layernorm(hidden_states)
+            hidden_states = hidden_states + scale * self.mlp(states)
+        return (hidden_states,) if in_tuples else hidden_states
+
+    # as Granite's layers of transformers 4 do
+    own = type(model.model.layers[0]).forward
+    in_tuples = "output_attentions" in inspect.signature(own).parameters
 
     for number, layer in enumerate(model.model.layers):
         layer.kept = [kind for kind in Sublayer if (number, kind) not in removed]
