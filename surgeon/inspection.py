@@ -78,5 +78,5 @@ def inspect(model: str | os.PathLike[str]) -> Inspection:
         dtypes=dict(dtypes.most_common()),
         shards=checkpoint.shards,
         surgery=surgery,
-        runtimes=runtimes(structure),
+        runtimes=runtimes(structure, checkpoint.config),
     )

@@ -1,13 +1,17 @@
-"""Which runtimes load a model of a given structure, with what flag, and why not.
+"""Which runtimes load a model, with what flag, and why not.
 
-What is known of each runtime is in ``_ROWS``: "checked" stands for a run on small models, "read" for
-its source code. A runtime that would compute something else counts as one that does not load.
+What is known of each runtime is data here. Two kinds of knowledge are told apart by ``basis``:
+"loaded and compared" runs in the tests; "checked by contract" is what its source reads, held against
+the folders that surgeon writes (tests/runtimes/contracts.py). A runtime that would load a model and
+compute something else counts as one that does not load it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from surgeon.config import rope_is_only_new_style
+from surgeon.families import FAMILIES, NAS_MODEL_TYPE
 from surgeon.plan import Sublayer
 from surgeon.structure import Structure, ceil256
 
@@ -22,31 +26,191 @@ class Runtime:
     basis: str
 
 
-def runtimes(structure: Structure) -> tuple[Runtime, ...]:
-    """The verdict of every known runtime, in the order of the documentation."""
-    verdicts = []
-    for name, plain_note, nas_note, basis, why_not in _ROWS:
-        reason = why_not(structure)
-        note = plain_note if structure.plain else nas_note
-        verdicts.append(Runtime(name, reason is None, reason or note, basis))
-    return tuple(verdicts)
+ALL = frozenset(FAMILIES)
+_OLD_THETAS = {**dict.fromkeys(ALL, 10000.0), "smollm3": 2000000.0}
+"""What transformers 4 takes where config.json has no rope_theta, by family."""
+
+_METHODS = frozenset({"awq", "compressed-tensors", "fp8", "gptq"})
 
 
-def _width(structure: Structure) -> str | None:
-    width = structure.dims.intermediate_size
-    if not structure.plain and width != ceil256(width):
-        return f"reads MLP widths in steps of 256, this one is {width}; cut with --portable"
-    return None
+@dataclass(frozen=True)
+class _Reader:
+    """A runtime, by what it reads of config.json and of the tensors.
+
+    ``families`` are those whose whole models it knows, ``windows`` those whose sliding windows it is
+    known to keep to. ``thetas`` says which rope base it takes where only the fields of transformers 5
+    are there. The rest is about nemotron-nas: whether it needs attention in the first block, what
+    there is to say of a model without any, whether it reads head_dim, has places for biases, and the
+    ``flag`` it needs; ``whole_mlp_biases`` is about whole models.
+    """
+
+    name: str
+    basis: str
+    flag: str = ""
+    families: frozenset[str] = ALL
+    windows: frozenset[str] = frozenset()
+    thetas: Mapping[str, float] = field(default_factory=dict)
+    quantized: frozenset[str] = frozenset()
+    first_attention: bool = False
+    no_attention: str = "needs attention somewhere"
+    head_dim: bool = True
+    attention_biases: bool = True
+    mlp_biases: bool = True
+    whole_mlp_biases: bool = True
+
+    def verdict(self, structure: Structure, config: dict[str, Any]) -> Runtime:
+        """The first reason against it, or the flag."""
+        reason = next(self._reasons(structure, config), None)
+        flag = "" if structure.plain else self.flag
+        return Runtime(self.name, reason is None, reason or flag, self.basis)
+
+    def _reasons(self, structure: Structure, config: dict[str, Any]) -> Iterator[str]:
+        """What is in the way of the family, of its dialect, of the weights."""
+        family = structure.family
+        if structure.plain and family.model_type not in self.families:
+            yield f"has no {family.architecture}"
+        if structure.dialect == family.dialect:
+            way = "with --portable" if structure.beyond_llama is None else "whole blocks"
+            yield f"does not know {family.dialect}, for {structure.beyond_nas}; cut {way}"
+        windows = {pattern.window for pattern in structure.attention_patterns} - {None}
+        if windows and family.model_type not in self.windows:
+            yield "is not known to keep to the sliding windows of this family"
+        method = (config.get("quantization_config") or {}).get("quant_method")
+        if structure.quantized and method not in self.quantized:
+            yield "may not read these quantized weights; it was not looked into"
+        theta = self.thetas.get(family.model_type)
+        if theta is not None and _loses_rope(config, theta):
+            yield _lost(theta)
+        mlp_biases = self.whole_mlp_biases if structure.plain else self.mlp_biases
+        if not mlp_biases and structure.biases & family.mlp.shapes.keys():
+            yield "would leave out the MLP's biases without a word"
+        if structure.dialect == NAS_MODEL_TYPE:
+            yield from self._block_reasons(structure)
+
+    def _block_reasons(self, structure: Structure) -> Iterator[str]:
+        """What is in the way of blocks that lack a sublayer."""
+        dims, width = structure.dims, structure.dims.intermediate_size
+        if width != ceil256(width):
+            yield f"reads MLP widths in steps of 256, this one is {width}; cut with --portable"
+        if not self.head_dim and dims.attention_width != dims.hidden_size:
+            yield f"has no head_dim in this dialect, and these heads of {dims.head_dim} need it"
+        if not self.attention_biases and structure.biases & structure.family.attention.shapes.keys():
+            yield "would leave out the attention's biases without a word"
+        if not structure.num_attentions:
+            yield self.no_attention
+        if self.first_attention and not structure.has(0, Sublayer.ATTENTION):
+            yield "needs the first block's attention, which is gone; keep layer 0"
 
 
-def _first_attention(structure: Structure) -> str | None:
-    if not structure.has(0, Sublayer.ATTENTION):
-        return "needs the first block's attention, which is gone; keep layer 0"
-    return None
+_TRANSFORMERS = "trust_remote_code=True, or import surgeon"
+_UNKNOWN = "may not run without any attention; it was not looked into"
+_CONTRACT = "checked by contract with {}, not run"
+
+_READERS = (
+    _Reader(
+        "vLLM",
+        _CONTRACT.format("0.33.0"),
+        flag="--trust-remote-code",
+        windows=frozenset({"mistral", "qwen3"}),
+        quantized=_METHODS,
+        first_attention=True,
+    ),
+    _Reader(
+        "SGLang",
+        _CONTRACT.format("0.5.23"),
+        flag="--trust-remote-code",
+        quantized=_METHODS,
+        mlp_biases=False,
+        whole_mlp_biases=False,
+    ),
+    _Reader(
+        "TensorRT-LLM",
+        _CONTRACT.format("commit 0193dbd"),
+        flag="--trust_remote_code",
+        families=frozenset({"llama", "mistral", "qwen2", "qwen3"}),
+        thetas=_OLD_THETAS,
+        no_attention=_UNKNOWN,
+        attention_biases=False,
+        mlp_biases=False,
+    ),
+    _Reader(
+        "MLX-LM",
+        "loaded and compared: 0.32 on CPU",
+        thetas={
+            **dict.fromkeys(("llama", "mistral", "smollm3"), 10000.0),
+            "qwen2": 1000000.0,
+            "granite": 0.0,
+        },
+        head_dim=False,
+    ),
+    _Reader(
+        "exllamav3",
+        _CONTRACT.format("1.6.5"),
+        families=ALL - {"granite"},
+        no_attention=_UNKNOWN,
+    ),
+)
 
 
-def _any(structure: Structure) -> str | None:
-    return None
+def runtimes(structure: Structure, config: dict[str, Any]) -> tuple[Runtime, ...]:
+    """The verdict of every known runtime, in the order of the documentation.
+
+    ``config`` is the config.json of the same model.
+    """
+    config = structure.family.filled(config)
+    code = "" if structure.plain else _TRANSFORMERS
+    old = _OLD_THETAS[structure.family.model_type]
+    lost = _lost(old) if _loses_rope(config, old) else None
+    return (
+        Runtime("transformers 5", True, code, "loaded and compared: 5.23"),
+        Runtime("transformers 4", lost is None, lost or code, "loaded and compared: 4.57.6"),
+        *_exports(structure, config),
+        *(reader.verdict(structure, config) for reader in _READERS),
+    )
+
+
+def _exports(structure: Structure, config: dict[str, Any]) -> tuple[Runtime, ...]:
+    """The runtimes that surgeon writes a form of its own for."""
+    graph = unsupported_by_onnxruntime(structure)
+    needs = "surgeon export onnx"
+    if any(pattern.window for pattern in structure.attention_patterns):
+        needs += "; onnxruntime 1.24 or newer, older ones take other windows"
+    file = unsupported_by_llama_cpp(structure, config)
+    return (
+        Runtime(
+            "onnxruntime",
+            graph is None,
+            graph or needs,
+            "loaded and compared: 1.32 on CPU, 1.31 on CUDA",
+        ),
+        Runtime(
+            "onnxruntime-genai",
+            graph is None,
+            graph or needs,
+            "loaded and compared: 0.18 on CPU",
+        ),
+        Runtime(
+            "llama.cpp",
+            file is None,
+            file or "surgeon export gguf",
+            "loaded and compared: xllamacpp 2026.10",
+        ),
+    )
+
+
+def _loses_rope(config: dict[str, Any], theta: float) -> bool:
+    """Whether a reader of rope_theta and rope_scaling alone, which defaults to ``theta``, is misled."""
+    if not rope_is_only_new_style(config):
+        return False
+    rope = config["rope_parameters"]
+    scaled = rope.get("rope_type", "default") != "default"
+    return bool(scaled or rope.get("rope_theta", theta) != theta)
+
+
+def _lost(theta: float) -> str:
+    """What becomes of the rope fields then; a base of 0 stands for a reader that says so."""
+    does = f"would take the rope base {theta:.0f} without a word" if theta else "needs rope_theta"
+    return f"{does}: config.json has the rope fields of transformers 5 alone; add those of 4"
 
 
 def unsupported_by_onnxruntime(structure: Structure) -> str | None:
@@ -61,64 +225,21 @@ def unsupported_by_onnxruntime(structure: Structure) -> str | None:
 def unsupported_by_llama_cpp(structure: Structure, config: dict[str, Any]) -> str | None:
     """Why there can be no GGUF file of such a model, or None."""
     if structure.quantized:
-        return "quantized weights cannot be exported; export the 16-bit checkpoint with --dtype q8_0"
+        return "gets no quantized weights from surgeon; export the 16-bit checkpoint with --dtype q8_0"
     if structure.beyond_llama is not None:
         return (
-            f"it has {structure.beyond_llama}, which surgeon's GGUF files cannot say; "
-            "llama.cpp's convert_hf_to_gguf.py knows whole models of this family"
+            f"gets no {structure.beyond_llama} from surgeon; "
+            "its convert_hf_to_gguf.py knows whole models of this family"
         )
     if not structure.num_attentions:
-        return "llama.cpp needs at least one block with attention"
-    for layer in range(structure.num_layers):
-        if not structure.has(layer, Sublayer.MLP):
-            return (
-                f"llama.cpp would silently skip the attention of block {layer}, which has no MLP; "
-                "cut with --portable"
-            )
-    act = config.get("hidden_act", "silu")
-    if act not in ("silu", "swish"):
-        return f"hidden_act {act!r} is not known; only silu is"
-    return None
-
-
-def _vllm(structure: Structure) -> str | None:
-    return _width(structure) or _first_attention(structure)
-
-
-def _tensorrt(structure: Structure) -> str | None:
-    if structure.biases and not structure.plain:
-        return "reads no biases in this dialect"
-    return _width(structure)
-
-
-def _llama_cpp(structure: Structure) -> str | None:
+        return "needs at least one block with attention"
     for layer in range(structure.num_layers):
         if not structure.has(layer, Sublayer.MLP):
             return (
                 f"would silently skip the attention of block {layer}, which has no MLP; "
                 "cut with --portable"
             )
-    return _width(structure) or _first_attention(structure)
-
-
-_Row = tuple[str, str, str, str, Callable[[Structure], str | None]]
-_TRUST = "trust_remote_code=True, or import surgeon"
-_FLAG = "--trust-remote-code"
-_EXPORT = "surgeon export onnx"
-_ROWS: tuple[_Row, ...] = (
-    ("transformers", "", _TRUST, "checked with 4.57.6 and 5.23", _any),
-    (
-        "onnxruntime",
-        _EXPORT,
-        _EXPORT,
-        "checked with 1.32 on CPU and 1.31 on CUDA",
-        unsupported_by_onnxruntime,
-    ),
-    ("onnxruntime-genai", _EXPORT, _EXPORT, "checked with 0.18 on CPU", unsupported_by_onnxruntime),
-    ("vLLM", "", _FLAG, "read in 0.33", _vllm),
-    ("SGLang", "", _FLAG, "read in 0.5.23", _width),
-    ("TensorRT-LLM", "", "", "read", _tensorrt),
-    ("MLX-LM", "", "", "checked with 0.32 on CPU", _width),
-    ("exllamav3", "", "", "read", _width),
-    ("llama.cpp", "", "convert_hf_to_gguf.py", "checked", _llama_cpp),
-)
+    act = config.get("hidden_act", "silu")
+    if act not in ("silu", "swish"):
+        return f"gets no hidden_act {act!r} from surgeon, only silu"
+    return None

@@ -160,7 +160,7 @@ def prune(
         fetched_bytes=written.fetched,
         not_fetched_bytes=sum(checkpoint.shards.values()) - written.fetched if written.fetched else 0,
         files=tuple(sorted([*(file.name for file in operation.layout.files), *extras])),
-        runtimes=runtimes(operation.structure),
+        runtimes=runtimes(operation.structure, operation.config),
         onnx=exported,
     )
 
@@ -225,7 +225,7 @@ def _extras(operation: Operation) -> dict[str, bytes]:
         operation.structure,
         before,
         after,
-        runtimes(operation.structure),
+        runtimes(operation.structure, operation.config),
         license_files=[n for n in companion_names(source) if n.lower().startswith(("licen", "notice"))],
         license_lines=license_lines(source),
     )

@@ -75,13 +75,42 @@ def test_runtimes_name_their_reasons(tmp_path: Path) -> None:
     surgeon.prune(even, tmp_path / "mlp", last=1, drop="mlp")
     assert set(refused(tmp_path / "mlp")) == {"llama.cpp"}
     surgeon.prune(even, tmp_path / "first", layers="0")
-    assert set(refused(tmp_path / "first")) == {"vLLM", "llama.cpp"}
+    assert set(refused(tmp_path / "first")) == {"vLLM"}
     odd = checkpoints.make(tmp_path / "odd", mlp=352)
     surgeon.prune(odd, tmp_path / "narrow", last=1)
-    assert "transformers" not in refused(tmp_path / "narrow")
+    assert set(refused(tmp_path / "narrow")) == {
+        *("vLLM", "SGLang", "TensorRT-LLM", "MLX-LM", "exllamav3"),
+    }
     assert all("352" in note and "--portable" in note for note in refused(tmp_path / "narrow").values())
     surgeon.prune(odd, tmp_path / "portable", last=1, portable=True)
     assert refused(tmp_path / "portable") == {}
+
+
+def test_readers_of_the_old_rope_fields_alone(tmp_path: Path) -> None:
+    """A config of transformers 5 misleads them, unless its rope is their default."""
+
+    def refused(theta: float, **rope: object) -> set[str]:
+        parameters = {"rope_theta": theta, "rope_type": "default", **rope}
+        model = checkpoints.make(
+            tmp_path / f"{theta}-{len(rope)}",
+            Spec(style=5, mlp=256, head_dim=16, config={"rope_parameters": parameters}),
+        )
+        verdicts = surgeon.inspect(model).runtimes
+        assert all("add those of 4" in r.note for r in verdicts if not r.loads)
+        return {r.name for r in verdicts if not r.loads}
+
+    misled = {"transformers 4", "TensorRT-LLM", "MLX-LM"}
+    assert refused(500000.0) == misled
+    assert refused(10000.0) == set()
+    assert refused(10000.0, rope_type="linear", factor=2.0) == misled
+
+
+def test_what_llama_cpp_has_no_words_for(tmp_path: Path) -> None:
+    config = {"model_type": "granite", "architectures": ["GraniteForCausalLM"]}
+    found = surgeon.inspect(checkpoints.make(tmp_path / "granite", Spec(config=config)))
+    (verdict,) = (r for r in found.runtimes if r.name == "llama.cpp")
+    assert "gets no multipliers" in verdict.note
+    assert not verdict.loads
 
 
 def test_the_page(model: Path, tmp_path: Path, cli: Cli) -> None:

@@ -1,8 +1,13 @@
 """surgeon inspect"""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from surgeon.cli.options import AsJson, Model
+
+if TYPE_CHECKING:
+    from surgeon.runtimes import Runtime
 
 
 def inspect(model: Model, as_json: AsJson = False) -> None:
@@ -52,9 +57,16 @@ def inspect(model: Model, as_json: AsJson = False) -> None:
             typer.echo(f"blocks without {name}: {format_layers(gone)}")
     print_table(
         ("runtime", "loads", "note", "basis"),
-        [(r.name, "yes" if r.loads else "NO", r.note, r.basis) for r in found.runtimes],
+        [(r.name, _loads(r), r.note, r.basis) for r in found.runtimes],
         left=4,
     )
+
+
+def _loads(runtime: "Runtime") -> str:
+    """Whether it loads, or with what is in the note alone."""
+    if not runtime.loads:
+        return "NO"
+    return "needs" if runtime.note else "yes"
 
 
 def _strip(flags: tuple[bool, ...]) -> str:

@@ -119,7 +119,7 @@ def check_exportable(checkpoint: Checkpoint, where: str) -> Rope:
     config = checkpoint.family.filled(checkpoint.config)
     reason = unsupported_by_llama_cpp(checkpoint.structure, config)
     if reason is not None:
-        raise SurgeonError(f"{where}: {reason}")
+        raise SurgeonError(f"{where}: llama.cpp {reason}")
     if find_spec("gguf") is None:
         raise SurgeonError(
             "export gguf needs gguf, which is not installed; run: pip install 'surgeon[gguf]'"

@@ -80,7 +80,7 @@ def test_a_full_disk(cli, plain, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"hidden_act": "gelu"}, ["hidden_act 'gelu' is not known"]),
+        ({"hidden_act": "gelu"}, ["hidden_act 'gelu'"]),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, ["rope type 'yarn'", "known are"]),
         ({"rope_parameters": {"rope_type": "odd"}}, ["rope type 'odd'"]),
     ],
@@ -94,7 +94,7 @@ def test_configs_that_would_run_as_something_else(change, words, cli, plain, tmp
 def test_models_that_would_run_as_something_else(cli, plain, tmp_path):
     assert_refused(cli("export", "gguf", plain, "--dtype", "q4"), "'q4' is not known", "q8_0")
     quantized = checkpoints.make(tmp_path / "gptq", gptq=True, hidden=32, mlp=64)
-    assert_refused(cli("export", "gguf", quantized), "quantized weights cannot be exported")
+    assert_refused(cli("export", "gguf", quantized), "no quantized weights")
     assert cli("prune", plain, "--last", "3", "-o", tmp_path / "none").code == 0
     assert_refused(cli("export", "gguf", tmp_path / "none"), "at least one block with attention")
     assert cli("prune", plain, "--drop", "mlp", "--last", "1", "-o", tmp_path / "mlp").code == 0
