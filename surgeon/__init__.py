@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from surgeon.gguf.export import GgufReport, export_gguf
     from surgeon.hub.push import PushReport, push
     from surgeon.inspection import Inspection, inspect
+    from surgeon.measure.latency.run import bench
     from surgeon.measure.quality import evaluate, sweep
     from surgeon.measure.text import TextSettings
     from surgeon.onnx.export import ExportReport, export_onnx
@@ -43,6 +44,7 @@ __all__ = [
     "TextSettings",
     "Verification",
     "__version__",
+    "bench",
     "evaluate",
     "export_gguf",
     "export_onnx",
@@ -58,6 +60,7 @@ _HOMES = {
     "export_onnx": "surgeon.onnx.export",
     "GgufReport": "surgeon.gguf.export",
     "export_gguf": "surgeon.gguf.export",
+    "bench": "surgeon.measure.latency.run",
     "evaluate": "surgeon.measure.quality",
     "sweep": "surgeon.measure.quality",
     "TextSettings": "surgeon.measure.text",

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from surgeon.cli.options import AsJson, Fraction, Last, Layers
+from surgeon.cli.options import AsJson, Device, Dtype, Fraction, Last, Layers
 
 if TYPE_CHECKING:
-    from surgeon.measure.document import Table
     from surgeon.measure.latency.run import Progress
 
 
@@ -58,10 +57,8 @@ def bench(
     last: Last = None,
     fraction: Fraction = None,
     layers: Layers = None,
-    dtype: Annotated[
-        str, typer.Option(metavar="TYPE", help="auto, float32, float16 or bfloat16.")
-    ] = "auto",
-    device: Annotated[Literal["auto", "cuda", "cpu"], typer.Option(help="Where to run.")] = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph/--no-cuda-graph", help="onnxruntime on CUDA: replay graphs.")
     ] = True,
@@ -90,13 +87,13 @@ def bench(
 
     One cut instead of the grid: --drop with --last, --fraction or --layers.
     """
-    from surgeon.cli.render import print_json
+    from surgeon.cli.render import print_document_table, print_json
     from surgeon.measure.latency.grids import choose_grid
     from surgeon.measure.latency.run import bench as run
 
     outcome = run(
         model,
-        choose_grid(drop, fractions, keep_last, last, fraction, layers),
+        choose_grid(drop, fractions, keep_last, last, fraction, layers, _say),
         shape=shape,
         runtime=runtime,
         lengths=lengths,
@@ -110,7 +107,7 @@ def bench(
         minutes=minutes,
         output=output,
         work=work,
-        notify=lambda words: print(words, file=sys.stderr, flush=True),
+        notify=_say,
         advance=_tell,
     )
     if as_json:
@@ -121,7 +118,7 @@ def bench(
     report = outcome.report
     tables = tuple(layout_tables(report)) or tuple(figures_table(report, t) for t in report.tasks)
     for table in (*tables, sizes_table(report)):
-        _show(table)
+        print_document_table(table)
     for task in outcome.beyond_context:
         typer.echo(f"{task.name}: left out; the model has too few positions.")
     if outcome.unfinished:
@@ -130,26 +127,17 @@ def bench(
         typer.echo(f"Wrote {output}/bench.json, bench.md and index.html.")
 
 
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
+
+
 def _tell(progress: "Progress") -> None:
     """A line on stderr for each finished cell."""
     cell, report = progress.cell, progress.report
     gain = report.improvement(cell.variant, cell.task)
     change = "" if gain is None else f", {abs(gain):.1f} % {'faster' if gain >= 0 else 'slower'}"
     left = f", {progress.left / 60:.1f} min left" if progress.left >= 1 else ""
-    print(
+    _say(
         f"[{progress.done}/{progress.total}{left}] {cell.variant.name}: {cell.task.name}: "
-        f"{cell.timing.median:.3f} ms{change}",
-        file=sys.stderr,
-        flush=True,
+        f"{cell.timing.median:.3f} ms{change}"
     )
-
-
-def _show(table: "Table") -> None:
-    from surgeon.cli.render import print_table
-
-    names = [name for name, span in table.groups for _ in range(span)] or [""] * len(table.columns)
-    columns = [f"{name} {column}".strip() for name, column in zip(names, table.columns, strict=True)]
-    typer.echo(f"\n{table.caption}")
-    print_table(columns, [[entry.text for entry in row] for row in table.rows], table.left)
-    if table.note:
-        typer.echo(table.note)

@@ -132,3 +132,5 @@ def _numbers(sizes: list[tuple[int, ...]], dtype: str) -> Iterator[memoryview]:
         else:
             values = torch.randn(size, device=device, dtype=kind).mul_(0.02)
         yield values.view(torch.uint8).cpu().numpy().data
+    if device == "cuda":
+        torch.cuda.empty_cache()  # others measure what is free

@@ -136,16 +136,16 @@ def test_both_runtimes_make_the_same_tokens_again_and_again(tmp_path):
 def test_a_budget_and_going_on(tmp_path):
     told = []
     run = partial(bench, shape="tiny", output=tmp_path / "out", **QUICK)
-    first = run(grid=CUTS, minutes=0.0, advance=told.append)
+    first = run(cuts=CUTS, minutes=0.0, advance=told.append)
     # the whole model is measured whatever the budget; without a cut it has no second turn
     assert [cell.variant for cell in first.report.cells] == [WHOLE, WHOLE]
     assert first.unfinished == 4
     assert [progress.done for progress in told] == [1, 2]
-    second = run(grid=CUTS)
+    second = run(cuts=CUTS)
     assert second.unfinished == 0
     assert second.report.cells[:2] == first.report.cells
     assert [c.variant.name for c in second.report.cells[2::2]] == [*NAMES, "whole"]
-    third = run(grid=choose_grid("mlp", last=1))
+    third = run(cuts=[surgeon.Plan.last(6, 1, "mlp")])
     assert third.report.cells[: len(second.report.cells)] == second.report.cells
     assert set(third.report.costs) == {*NAMES, "removing MLP of layer 5 of 6"}
     with pytest.raises(SurgeonError, match="tokens 2, not 3; choose another folder"):
@@ -153,11 +153,11 @@ def test_a_budget_and_going_on(tmp_path):
 
 
 def test_what_is_beyond_the_context_is_left_out():
-    outcome = bench("sample", **{**QUICK, "decode": "1023x1"})
+    outcome = bench("sample", [], **{**QUICK, "decode": "1023x1"})
     assert [task.name for task in outcome.beyond_context] == ["decode 1023 x1"]
     assert [cell.task.name for cell in outcome.report.cells] == ["prefill 6"]
     with pytest.raises(SurgeonError, match="1024 positions"):
-        bench("sample", **{**QUICK, "lengths": "1024", "decode": "none"})
+        bench("sample", [], **{**QUICK, "lengths": "1024", "decode": "none"})
 
 
 def test_out_of_memory(monkeypatch, tmp_path):
@@ -169,7 +169,7 @@ def test_out_of_memory(monkeypatch, tmp_path):
     real = engines.time_task
     monkeypatch.setattr(engines, "time_task", broken)
     with pytest.raises(SurgeonError) as caught:
-        bench(shape="tiny", output=tmp_path / "out", **QUICK)
+        bench(cuts=[], shape="tiny", output=tmp_path / "out", **QUICK)
     assert str(caught.value) == (
         "whole: decode 5 x2: out of memory; ask for less with --lengths or --decode, or for a dtype of "
         "16 bits"

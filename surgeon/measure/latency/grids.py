@@ -16,10 +16,12 @@ def choose_grid(
     last: int | None = None,
     fraction: str | None = None,
     layers: str | None = None,
+    notify: Callable[[str], None] = lambda words: None,
 ) -> Callable[[Checkpoint], Sequence[Variant]]:
     """The paper's grid, or, with one of ``last``, ``fraction`` and ``layers``, that cut of each kind.
 
-    SurgeonError for words that are not known; when the model is open, for layers that it does not have.
+    ``notify`` gets what a model has no layers for, which is left out of a grid. SurgeonError for words
+    that are not known; when the model is open, for a cut that it does not allow.
     """
     drops = [word.strip() for word in drop.split(",")]
     for word in drops:
@@ -30,7 +32,7 @@ def choose_grid(
     def variants(checkpoint: Checkpoint) -> Sequence[Variant]:
         if last is None and fraction is None and layers is None:
             structure = checkpoint.structure
-            return grid(structure.num_layers, drops, shares, keep_last, structure.absent)
+            return grid(structure.num_layers, drops, shares, keep_last, structure.absent, notify)
         rules = (Rule(d, last, fraction, layers, keep_last=keep_last == "yes") for d in drops)
         return [cut(rule.of(checkpoint).plan) for rule in rules]
 

@@ -35,7 +35,7 @@ def _field(name: str) -> int | None:
 
 
 def cuda_free() -> int | None:
-    """Free bytes of the CUDA device, after this process has its context; None without torch.
+    """Free bytes of the CUDA device, after this process has its context; None without torch's CUDA.
 
     The figure is the device's, so it tells of this process where no other one uses the device.
     """
@@ -43,7 +43,7 @@ def cuda_free() -> int | None:
         import torch
     except ImportError:
         return None
-    return int(torch.cuda.mem_get_info()[0])
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -17,10 +17,11 @@ from surgeon.accounting import Costs, costs
 from surgeon.checkpoint.header import count
 from surgeon.checkpoint.source import Checkpoint, open_checkpoint, open_local
 from surgeon.errors import SurgeonError
-from surgeon.measure.grid import WHOLE, Variant
+from surgeon.measure.grid import WHOLE, Variant, cut
 from surgeon.measure.latency import engines, settings
 from surgeon.measure.latency.engines import Engine
 from surgeon.measure.latency.files import check_same, read, save
+from surgeon.measure.latency.grids import choose_grid
 from surgeon.measure.latency.memory import out_of_memory
 from surgeon.measure.latency.settings import Settings
 from surgeon.measure.latency.values import Bench, Cell, Task, parse_tasks
@@ -65,7 +66,7 @@ class Outcome:
 
 def bench(
     model: str | os.PathLike[str] | None = None,
-    grid: Grid = lambda checkpoint: (),
+    cuts: Grid | Sequence[Plan] | None = None,
     *,
     shape: str | None = None,
     runtime: str = "transformers",
@@ -85,8 +86,9 @@ def bench(
 ) -> Outcome:
     """Times a model and its cuts: one new token after a prompt, or over a cache.
 
-    Either ``model`` or ``shape`` (a name of ``measure.shapes``: random weights). ``grid`` gives the
-    variants; the whole model is always measured beside them. ``lengths`` and ``decode`` are tasks as
+    Either ``model`` or ``shape`` (a name of ``measure.shapes``: random weights). ``cuts`` are plans, or
+    what gives variants of the open model; None is the paper's grid. The whole model is always measured
+    beside them. ``lengths`` and ``decode`` are tasks as
     ``parse_tasks`` reads them, ``sequences`` the number of prompts of each length (1000 on CUDA, 100 on
     a CPU), ``tokens`` that of decode steps. ``minutes`` is a budget: cuts that would go beyond it are
     left out. ``output`` is a folder for bench.json and bench.md, written after each cell and gone on
@@ -108,7 +110,7 @@ def bench(
         size = settings.BYTES[kind] * sum(count(size) for _, size in find_shape(shape).tensors())
     with _workplace(work, size if runtime == "onnxruntime" else 0) as place:
         checkpoint, kind = _open(model, shape, chosen, dtype, place)
-        variants = [WHOLE, *(v for v in grid(checkpoint) if v.removed)]
+        variants = [WHOLE, *(v for v in _variants(checkpoint, cuts) if v.removed)]
         operations = {v.name: _operation(checkpoint, v) for v in variants}
         report = _report(checkpoint, shape, chosen, kind, operations)
         if there is not None and folder is not None:
@@ -175,12 +177,12 @@ def _run(
     total, done, any_cut = sum(len(tasks) for _, tasks in turns), 0, False
     budget = _Budget(deadline)
     for number, (variant, tasks) in enumerate(turns):
-        cut = variant != WHOLE
-        if budget.spent if cut else number and not any_cut:
+        is_cut = variant != WHOLE
+        if budget.spent if is_cut else number and not any_cut:
             continue
         with _told(variant.name), engine(operations[variant.name]) as (measure, load):
             for task in tasks:
-                if cut and budget.spent:
+                if is_cut and budget.spent:
                     break
                 name = f"{variant.name}: {task.name}"
 
@@ -193,7 +195,7 @@ def _run(
                     timing, peak = measure(task, estimate)
                 cell = Cell(variant, task, timing, peak, load, time.monotonic() - before)
                 report = replace(report, cells=(*report.cells, cell))
-                done, any_cut = done + 1, any_cut or cut
+                done, any_cut = done + 1, any_cut or is_cut
                 spent = budget.cell()
                 yield Progress(report, cell, done, total, spent / done * (total - done))
         if number == 0:
@@ -246,6 +248,12 @@ def _open(
     assert model is not None
     checkpoint, _ = open_local(model)
     return checkpoint, settings.choose_dtype(chosen, dtype, settings.own_dtype(checkpoint))
+
+
+def _variants(checkpoint: Checkpoint, cuts: Grid | Sequence[Plan] | None) -> Sequence[Variant]:
+    if isinstance(cuts, Sequence):
+        return [cut(plan) for plan in cuts]
+    return (cuts or choose_grid())(checkpoint)
 
 
 def _operation(checkpoint: Checkpoint, variant: Variant) -> Operation | None:

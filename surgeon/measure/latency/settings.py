@@ -13,20 +13,12 @@ from surgeon.measure.latency import with_onnxruntime, with_transformers
 from surgeon.measure.latency.loops import SEED, WARMUP
 from surgeon.measure.latency.values import Task
 from surgeon.runtime.with_transformers import import_transformers
+from surgeon.units import dtype_name
 
 RUNTIMES = ("transformers", "onnxruntime")
 
-DTYPES = {
-    "float32": "float32",
-    "float16": "float16",
-    "bfloat16": "bfloat16",
-    "fp32": "float32",
-    "fp16": "float16",
-    "bf16": "bfloat16",
-}
-"""What ``--dtype`` takes, and the name in config.json."""
-
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Of an element, by the dtypes that ``--dtype`` takes beside "auto"."""
 
 SEQUENCES = {"cuda": 1000, "cpu": 100}
 """Prompts of each length, by device; the paper took 1000."""
@@ -117,9 +109,9 @@ def choose_dtype(settings: Settings, dtype: str, own: str | None) -> str:
         if settings.device == "cpu":
             return "float32"
         return own if own in ("float16", "bfloat16") else "float16"
-    if dtype not in DTYPES:
-        raise SurgeonError(f"--dtype {dtype!r} is not known; use auto, {', '.join(DTYPES)}")
-    chosen = DTYPES[dtype]
+    chosen = dtype_name(dtype)
+    if chosen not in BYTES:
+        raise SurgeonError(f"--dtype {dtype!r} is not known; use auto, {', '.join(BYTES)}")
     if settings.runtime == "onnxruntime" and (chosen == "float32") != (settings.device == "cpu"):
         raise SurgeonError(
             f"--dtype {dtype}: onnxruntime's attention is float32 on a CPU and of 16 bits on CUDA"
