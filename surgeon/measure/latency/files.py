@@ -42,9 +42,13 @@ def check_same(there: Bench, here: Bench, folder: Path) -> None:
             )
 
 
+def keep(report: Bench, folder: Path) -> None:
+    """Writes bench.json in place of the one before."""
+    write_file(folder / JSON, encode_json(report.to_json()))
+
+
 def save(report: Bench, folder: Path) -> None:
-    """Writes bench.json, and what people read; each file in place of the one before."""
-    said = document(report)
-    files = {JSON: encode_json(report.to_json()), **document_files(said)}
-    for name, data in files.items():
+    """Writes bench.json, and what people read: bench.md, index.html and the charts."""
+    keep(report, folder)
+    for name, data in document_files(document(report)).items():
         write_file(folder / NAMES.get(name, name), data)

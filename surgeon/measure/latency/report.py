@@ -112,20 +112,25 @@ def _gain(percent: float) -> str:
 
 
 def _findings(report: Bench) -> Iterator[str]:
-    """For each task, the whole model's time and each largest cut's."""
+    """For each task, the whole model's time and what the largest cuts gain."""
     for task in report.tasks:
         base = report.baseline(task)
         if base is None:
             continue
         cuts = [v for v in report.variants if v != WHOLE and report.find(v, task)]
         most = max((v.count for v in cuts), default=0)
-        gains = [
-            f"{variant.name} {_gain(gain)} faster"
-            for variant in cuts
-            if variant.count == most and (gain := report.improvement(variant, task)) is not None
-        ]
-        words = f"{start(task.words)}: {base:.2f} ms"
-        yield f"{words}; {'; '.join(gains)}." if gains else f"{words}."
+        parts = []
+        for keep_last, words in ((False, ""), (True, ", with the last layer kept")):
+            gains = [
+                f"{_gain(gain)} without {DROP_NAMES[v.drop]}" if v.drop else f"{_gain(gain)} {v.name}"
+                for v in cuts
+                if (v.count, v.keep_last) == (most, keep_last)
+                and (gain := report.improvement(v, task)) is not None
+            ]
+            if gains:
+                parts.append(f"{', '.join(gains)}{words}")
+        faster = f"; in {most} layers, faster by {'; by '.join(parts)}" if parts else ""
+        yield f"{start(task.words)}: {base:.2f} ms{faster}."
 
 
 def _method(report: Bench) -> Iterator[str]:

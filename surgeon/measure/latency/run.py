@@ -20,7 +20,7 @@ from surgeon.errors import SurgeonError
 from surgeon.measure.grid import WHOLE, Variant, cut
 from surgeon.measure.latency import engines, settings
 from surgeon.measure.latency.engines import Engine
-from surgeon.measure.latency.files import check_same, read, save
+from surgeon.measure.latency.files import check_same, keep, read, save
 from surgeon.measure.latency.grids import choose_grid
 from surgeon.measure.latency.memory import out_of_memory
 from surgeon.measure.latency.settings import Settings
@@ -91,8 +91,8 @@ def bench(
     beside them. ``lengths`` and ``decode`` are tasks as
     ``parse_tasks`` reads them, ``sequences`` the number of prompts of each length (1000 on CUDA, 100 on
     a CPU), ``tokens`` that of decode steps. ``minutes`` is a budget: cuts that would go beyond it are
-    left out. ``output`` is a folder for bench.json and bench.md, written after each cell and gone on
-    with when called again; ``work`` one for what onnxruntime reads. ``notify`` gets words on the way.
+    left out. ``output`` is a folder: bench.json is written after each cell and gone on with when called
+    again, bench.md and index.html at the end; ``work`` one for what onnxruntime reads. ``notify`` gets words on the way.
 
     Raises SurgeonError for a model that cannot be run, for a report of other settings, and when memory
     runs out; cells that are finished stay in ``output``.
@@ -122,11 +122,15 @@ def bench(
             notify(f"{report.subject.model}: {runtime}, {kind}, {report.subject.device}")
             engine = _engine(checkpoint, chosen, kind, shape, place)
             deadline = start + minutes * 60 if minutes is not None else float("inf")
-            for progress in _run(engine, operations, turns, report, deadline, notify):
-                report = progress.report
+            try:
+                for progress in _run(engine, operations, turns, report, deadline, notify):
+                    report = progress.report
+                    if folder is not None:
+                        keep(report, folder)
+                    advance(progress)
+            finally:
                 if folder is not None:
                     save(report, folder)
-                advance(progress)
     unfinished = sum(not report.find(variant, task) for variant, some in turns for task in some)
     return Outcome(report, unfinished, beyond, time.monotonic() - start)
 
