@@ -45,7 +45,7 @@ def chart(report: Report, measure: Measure) -> Chart | None:
             f"{better.capitalize()} is better."
         ),
         x_label=f"layers cut, of {layers}",
-        y_label=f"{measure.label}, {unit}" if unit and unit != measure.label else measure.label,
+        y_label=f"{measure.label}, {unit}" if unit and unit != measure.label.lower() else measure.label,
         lines=tuple(lines),
         ticks=tuple((n, str(n), f"{100 * n / layers:.0f} %") for n in counts),
         level=(before, f"whole model {format_score(before, measure.unit)}")

@@ -80,7 +80,9 @@ def _result(report: Report) -> Iterator[Part]:
 def _measures(report: Report) -> Iterator[tuple[str, str]]:
     for measure in report.measures:
         better = "higher is better" if measure.higher_is_better else "lower is better"
-        yield measure.label, ", ".join(filter(None, (measure.detail, unit_words(measure), better)))
+        unit = unit_words(measure)
+        words = (measure.detail, unit if unit != measure.label.lower() else "", better)
+        yield measure.label, ", ".join(filter(None, words))
 
 
 def _versions(report: Report) -> tuple[tuple[str, str], ...]:

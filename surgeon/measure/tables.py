@@ -216,7 +216,8 @@ def _missing(cell: Cell | None, measure: Measure) -> Entry:
 
 
 def _in_unit(measure: Measure) -> str:
-    return f", {measure.unit}" if measure.unit and measure.unit not in ("%", measure.label) else ""
+    said = measure.unit in ("", "%") or unit_words(measure) == measure.label.lower()
+    return "" if said else f", {measure.unit}"
 
 
 def _lower(text: str) -> str:

@@ -6,7 +6,8 @@ from surgeon.measure.grid import Variant, grid
 from surgeon.measure.results import Cell, Measure, Report, Subject
 
 LOSS = Measure("loss", "Loss", "nats/token", False, "windows of 512 tokens")
-PERPLEXITY = Measure("perplexity", "Perplexity", "", False)
+PERPLEXITY = Measure("perplexity", "Perplexity", "", False, "exp(loss)")
+BITS = Measure("bits_per_byte", "Bits per byte", "bits/byte", False)
 TASKS = (
     Measure("arc_challenge", "ARC", "%", True, "25-shot acc_norm"),
     Measure("hellaswag", "HellaSwag", "%", True, "10-shot acc_norm"),

@@ -15,6 +15,7 @@ from surgeon.measure.repeat import repeat_command
 from surgeon.measure.report import document, facts
 from surgeon.measure.results import Cell
 from surgeon.measure.tables import beside, cut_tables, format_score, kept_percent, overview
+from surgeon.measure.written import markdown
 from surgeon.plan import Plan
 
 
@@ -44,6 +45,15 @@ def test_losses_have_their_rise_and_perplexity() -> None:
     mlp = list(cut_tables(reports.losses()))[5]
     assert mlp.columns == ("model", "layers cut", "Loss, nats/token", "Perplexity", "change of loss")
     assert texts(mlp)[-1] == ["reference-66 %", "8", "4.568", "96.35", "+1.204"]
+
+
+def test_a_unit_that_the_label_says_is_not_said_again() -> None:
+    report = reports.losses()
+    cells = tuple(replace(c, scores={"bits_per_byte": c.scores["loss"] / 2.6}) for c in report.cells)
+    report = replace(report, measures=(reports.BITS,), cells=cells)
+    assert next(cut_tables(report)).columns[2] == "Bits per byte"
+    assert chart(report, reports.BITS).y_label == "Bits per byte"
+    assert "bits per byte" not in markdown(document(report)).split("## Measures")[1]
 
 
 def test_the_overview_marks_the_best_of_each_line() -> None:

@@ -57,7 +57,7 @@ class Size:
     bottom: int = 62
 
 
-WIDE = Size(760, 430, 190)
+WIDE = Size(824, 450, 200)
 NARROW = Size(358, 380, 0, left=44)
 
 
