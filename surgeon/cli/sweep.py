@@ -41,6 +41,14 @@ def sweep(
     device: Device = "auto",
     dtype: Dtype = "auto",
     batch_size: BatchSize = None,
+    paper: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Show the paper's own numbers beside: llama-2-7b, llama-2-13b, none, or auto for "
+            "those of the same model.",
+        ),
+    ] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Measure a whole grid of cuts in one process; what cuts have in common is computed once.
@@ -64,6 +72,7 @@ def sweep(
             device=device,
             dtype=dtype,
             batch_size=batch_size,
+            paper=paper,
             notify=lambda words: typer.echo(words, err=True),
             progress=progress,
         )

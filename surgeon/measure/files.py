@@ -20,14 +20,16 @@ from surgeon.measure.written import markdown
 REPORT = "report.json"
 
 
-def write_report(report: Report, folder: str | Path, paper: Report | None = None) -> tuple[str, ...]:
+def write_report(
+    report: Report, folder: str | Path, paper: Report | None = None, model: str | None = None
+) -> tuple[str, ...]:
     """Writes report.json, report.md, index.html and the figures; the names of the files, in order.
 
     Each file is replaced whole. ``paper`` (``surgeon.measure.paper.quality``) stands beside, marked as
-    the paper's. A report that is not finished is written as far as it is. SurgeonError if the folder
-    cannot be written.
+    the paper's; ``model`` is the model as it was asked for, to repeat it. A report that is not
+    finished is written as far as it is. SurgeonError if the folder cannot be written.
     """
-    said = document(report, paper)
+    said = document(report, paper, model)
     files = {REPORT: encode_json(_finite(report.to_json())), **document_files(said)}
     for name, data in files.items():
         write_file(Path(folder) / name, data)

@@ -10,6 +10,7 @@ from surgeon.measure.gather import Engine, gather, local_engine
 from surgeon.measure.grid import FRACTIONS, WHOLE, Variant, cut, grid
 from surgeon.measure.journal import Journal
 from surgeon.measure.opened import Opened
+from surgeon.measure.paper import choose, quality
 from surgeon.measure.prepared import Prepared, Settings
 from surgeon.measure.results import Cell, Report
 from surgeon.plan import DROPS, Plan
@@ -65,6 +66,7 @@ def sweep(
     device: str = "auto",
     dtype: str = "auto",
     batch_size: int | None = None,
+    paper: str = "auto",
     engine: Callable[[Opened], Engine] | None = None,
     notify: Notify = _silent,
     progress: Progress = _unseen,
@@ -73,20 +75,22 @@ def sweep(
 
     Variants share the computation of every sublayer before their first difference. What is scored is
     at once in the journal of the folder ``output``: a killed sweep continues where it stopped, and a
-    grid may grow later. In the end the folder holds the report as well. ``engine`` computes in another
-    way than this process does.
+    grid may grow later. In the end the folder holds the report as well, with the numbers of the paper's
+    model ``paper`` beside it: a key of ``surgeon.measure.paper.MODELS``, "none", or "auto" for those of
+    the same model. ``engine`` computes in another way than this process does.
 
     Raises SurgeonError for a model, a grid or settings that do not fit, for a folder of another
     measurement, before anything is computed; and naming the variant, if logits are not numbers.
     """
     folder = expand(output)
     opened = Opened.open(model, device, dtype)
+    printed = choose(paper, opened.name)
     variants = grid(opened.num_layers, drops, fractions, keep_last, opened.absent, notify)
     prepared = _prepare(settings, opened, batch_size, notify)
     computing = engine(opened) if engine else local_engine(opened, batch_size, notify)
     with Journal(folder, _identity(opened, prepared)) as journal:
         report = measure(opened, variants, prepared, computing, journal, progress)
-        write_report(report, folder)
+        write_report(report, folder, quality(printed) if printed else None, os.fspath(model))
     return report
 
 

@@ -13,11 +13,13 @@ _FLAGS = frozenset(
 """The settings that are options of ``surgeon sweep``; the others follow from these."""
 
 
-def repeat_command(report: Report, verb: str = "sweep") -> str:
-    """One line for a shell: the model, the grid, the settings and what ran it."""
+def repeat_command(report: Report, model: str | None = None) -> str:
+    """One line for a shell: the model as it was asked for, the grid, the settings and what ran it."""
     subject = report.subject
-    model = f"{subject.model}@{subject.revision}" if subject.revision else subject.model
-    words = ["surgeon", verb, model, *_grid(report), *_options(report.settings)]
+    model = model or subject.model
+    if subject.revision and "@" not in model:
+        model += f"@{subject.revision}"
+    words = ["surgeon", "sweep", model, *_grid(report), *_options(report.settings)]
     device = subject.device.partition(":")[0].split(" ")[0].lower()
     if device in ("cpu", "cuda", "mps"):
         words += ["--device", device]

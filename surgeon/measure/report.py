@@ -14,8 +14,12 @@ from surgeon.measure.tables import beside, cut_tables, main_measure, overview, u
 from surgeon.units import format_count
 
 
-def document(report: Report, paper: Report | None = None) -> Document:
-    """The report to be read; ``paper`` is ``surgeon.measure.paper.quality`` to stand beside it."""
+def document(report: Report, paper: Report | None = None, model: str | None = None) -> Document:
+    """The report to be read.
+
+    ``paper`` is ``surgeon.measure.paper.quality`` to stand beside it, ``model`` the word by which the
+    model was asked for.
+    """
     subject = report.subject
     measure = main_measure(report)
     revision = f" at {subject.revision}" if subject.revision else ""
@@ -36,7 +40,7 @@ def document(report: Report, paper: Report | None = None) -> Document:
         Section("Measures", (Facts(tuple(_measures(report))),)),
         Section("Settings", (Facts(tuple(facts(report.settings))),)),
         Section("Versions", (Facts(_versions(report)),)),
-        Section("To repeat", (Code(repeat_command(report)),)),
+        Section("To repeat", (Code(repeat_command(report, model)),)),
     ]
     return Document(
         about=f"{subject.model}: {measure.label} after cuts",

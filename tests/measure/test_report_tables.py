@@ -196,6 +196,14 @@ def test_the_command_repeats_grid_settings_and_machine() -> None:
     )
 
 
+def test_the_command_names_the_model_as_it_was_asked_for() -> None:
+    report = reports.losses("org/name")
+    pinned = replace(report, subject=replace(report.subject, revision="0a1b"))
+    assert repeat_command(pinned).startswith("surgeon sweep org/name@0a1b --drop")
+    assert repeat_command(pinned, "org/name@main").startswith("surgeon sweep org/name@main --drop")
+    assert repeat_command(report, "my models/name").startswith("surgeon sweep 'my models/name' --drop")
+
+
 def test_facts_of_nested_settings() -> None:
     settings = {"text": {"files": ["a", "b"], "stride": None}, "limit": 0, "greedy": True}
     assert list(facts(settings)) == [("text, files", "a, b"), ("limit", "0"), ("greedy", "yes")]

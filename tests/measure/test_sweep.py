@@ -203,6 +203,17 @@ def test_the_command_shows_every_cut(text: Path, tmp_path: Path, cli: Callable[.
     for loss in losses:
         assert f"{loss - base:+.3f}" in done.out
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.md", "index.html"}
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert (
+        f"surgeon sweep sample --drop attn,mlp,block --fractions 33% --keep-last yes --text {text}"
+        in page
+    )
+    assert "Llama-2-7B" not in page
+
+
+def test_the_papers_numbers_beside(text: Path, tmp_path: Path) -> None:
+    swept(text, tmp_path, drops=["attn"], paper="llama-2-7b")
+    assert "The paper's numbers for Llama-2-7B" in (tmp_path / "report.md").read_text()
 
 
 def test_cuts_of_a_model_that_was_cut(text: Path, tmp_path: Path) -> None:
