@@ -1,4 +1,5 @@
-"""The tokenizer of a model as GGUF has it: from tokenizer.json, which is what transformers runs.
+"""The tokenizer of a model as GGUF has it: from tokenizer.json, which is what transformers runs, or
+from a tokenizer.model where there is no other.
 
 llama.cpp has two tokenizers for Llamas. ``llama`` merges the two neighbours whose union has the best
 score, which is SentencePiece's BPE; characters without a token become bytes. ``gpt2`` is BPE over
@@ -14,8 +15,10 @@ from typing import Any
 from surgeon.checkpoint.source import Checkpoint, Source, read_json
 from surgeon.errors import SurgeonError
 from surgeon.gguf.pretokenizers import byte_level, sentencepiece
+from surgeon.gguf.sentencepiece import as_tokenizer_json, read_model
 
 TOKENIZER = "tokenizer.json"
+SENTENCEPIECE = "tokenizer.model"
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """llama.cpp's kinds of tokens."""
@@ -46,22 +49,26 @@ class Tokenizer:
 def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The tokenizer of a checkpoint; SurgeonError for one that llama.cpp has no equal of."""
     source = checkpoint.source
-    where = source.where(TOKENIZER)
-    if TOKENIZER not in source.files():
-        folder = source.folder or source.name
+    file = TOKENIZER if TOKENIZER in source.files() else SENTENCEPIECE
+    where = source.where(file)
+    if file not in source.files():
         raise SurgeonError(
-            f"{where}: not found; make it once: python -c "
-            '"from transformers import AutoTokenizer as A; '
-            f"A.from_pretrained('{folder}').save_pretrained('{folder}')\""
+            f"{source.where(TOKENIZER)}: not found, nor {SENTENCEPIECE}; put the tokenizer there"
         )
-    data = read_json(source, TOKENIZER)
+    settings = _settings(source)
     try:
-        return _read(checkpoint, data, where)
+        if file == TOKENIZER:
+            data = read_json(source, file)
+        else:
+            data = as_tokenizer_json(read_model(source.read(file), where), settings)
+        return _read(checkpoint, data, settings, where)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise SurgeonError(f"{where}: cannot be read ({error!r})") from None
 
 
-def _read(checkpoint: Checkpoint, data: dict[str, Any], where: str) -> Tokenizer:
+def _read(
+    checkpoint: Checkpoint, data: dict[str, Any], settings: dict[str, Any], where: str
+) -> Tokenizer:
     source, size = checkpoint.source, checkpoint.structure.dims.vocab_size
     model = data["model"]
     if model.get("type", "BPE") != "BPE":
@@ -73,7 +80,6 @@ def _read(checkpoint: Checkpoint, data: dict[str, Any], where: str) -> Tokenizer
     }
     tokens, types = _tokens(vocabulary, added, model, size, where)
     merges = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    settings = _settings(source)
     add_bos, add_eos, special = _special(checkpoint, data, settings, vocabulary)
     shared: dict[str, Any] = {
         "tokens": tokens,

@@ -163,7 +163,26 @@ def test_tokenizers_that_would_split_in_another_way(change, words, cli, plain, t
 
 def test_no_tokenizer(cli, plain, tmp_path):
     (plain / "tokenizer.json").unlink()
-    assert_refused(cli("export", "gguf", plain), "tokenizer.json: not found", "AutoTokenizer")
+    assert_refused(cli("export", "gguf", plain), "tokenizer.json: not found, nor tokenizer.model")
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: data[:100], "is not a SentencePiece model"),
+        (lambda data: b"{}", "is not a SentencePiece model"),
+        (lambda data: b"", "is not a SentencePiece model"),
+        # a message of one piece, and settings in which the kind of model is that of unigrams
+        (lambda data: b"\x0a\x03\x0a\x01a\x12\x02\x18\x01", "is not of kind BPE"),
+        (lambda data: b"\x0a\x03\x0a\x01a\x12\x02\x18\x02\x1a\x02\x20\x01", "normalizes a text"),
+    ],
+)
+def test_sentencepiece_models_that_would_split_in_another_way(change, words, cli, plain, tmp_path):
+    (plain / "tokenizer.json").unlink()
+    data = (SAMPLE / "tokenizer.model").read_bytes()
+    (plain / "tokenizer.model").write_bytes(change(data))
+    assert_refused(cli("export", "gguf", plain), "tokenizer.model", words)
     assert left(tmp_path) == []
 
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from checkpoints import read_weights
-from llama_numbers import decode, make
+from llama_numbers import SAMPLE, decode, make
 
 import surgeon
 
@@ -212,6 +212,18 @@ def test_chat_templates_and_ends(tmp_path):
     (model / "chat_template.jinja").write_text("from the file")
     reader = export(model, tmp_path, "f16")
     assert value(reader, "tokenizer.chat_template") == "from the file"
+
+
+def test_a_sentencepiece_model_alone(tmp_path):
+    """It says the same as the tokenizer.json that was made of it."""
+    model = make(tmp_path / "model")
+    want = export(model, tmp_path)
+    (model / "tokenizer.json").unlink()
+    shutil.copyfile(SAMPLE / "tokenizer.model", model / "tokenizer.model")
+    got = export(model, tmp_path, "f16")
+    for key in want.fields:
+        if key.startswith("tokenizer."):
+            assert value(got, key) == value(want, key), key
 
 
 def test_a_made_up_tokenizer_of_unused_numbers(tmp_path):

@@ -90,6 +90,17 @@ def test_sentencepiece(tmp_path, llama_cpp):
     assert got == [tokenizer.encode(text).ids for text in texts]
 
 
+def test_a_sentencepiece_model_alone(tmp_path, llama_cpp):
+    """Without tokenizer.json the same tokens come from tokenizer.model."""
+    model = tmp_path / "model"
+    shutil.copytree(SAMPLE, model)
+    (model / "tokenizer.json").unlink()
+    tokenizer = tokenizers.Tokenizer.from_file(str(SAMPLE / "tokenizer.json"))
+    surgeon.export_gguf(model, "f32", output=tmp_path / "model.gguf")
+    got = llama_cpp(tmp_path / "model.gguf", texts=TEXTS)["tokenized"]
+    assert got == [tokenizer.encode(text).ids for text in TEXTS]
+
+
 def test_sentencepiece_without_a_space_in_front(tmp_path, llama_cpp):
     model = tmp_path / "model"
     shutil.copytree(SAMPLE, model)
