@@ -176,6 +176,7 @@ def test_weights_tell_models_apart(tmp_path: Path) -> None:
         (["--drop", "attn,head"], "--drop 'head' is not known"),
         (["--fractions", "12"], "--fraction 12 is not a share"),
         (["--fractions", "1%,2%"], "rounds to none"),
+        (["--paper", "gpt"], "--paper 'gpt' is not known"),
         (["--text", "/no/such/text"], "/no/such/text: cannot be read"),
         ([], "no file is given"),
     ],
@@ -204,10 +205,8 @@ def test_the_command_shows_every_cut(text: Path, tmp_path: Path, cli: Callable[.
         assert f"{loss - base:+.3f}" in done.out
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.md", "index.html"}
     page = (tmp_path / "out" / "index.html").read_text()
-    assert (
-        f"surgeon sweep sample --drop attn,mlp,block --fractions 33% --keep-last yes --text {text}"
-        in page
-    )
+    assert "surgeon sweep sample --drop attn,mlp,block --fractions 33% --keep-last yes" in page
+    assert f" --text {text} --window 64" in page
     assert "Llama-2-7B" not in page
 
 
