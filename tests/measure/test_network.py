@@ -101,6 +101,38 @@ def test_generation_with_a_cache_is_generation_without(family: str, gone: list[i
     assert [layer.self_attn.layer_idx for layer in model.model.layers] == list(range(6))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_folder_of_a_cut_walks_like_the_virtual_cut(family: str, tmp_path: Path) -> None:
+    """In whatever dialect a family's cut is written; and that folder can be cut virtually in turn."""
+    from transformers import AutoModelForCausalLM
+
+    source = make_model(family)
+    source.save_pretrained(tmp_path / "source")
+    first = {(0, ATTENTION), (2, MLP), (4, ATTENTION), (4, MLP)}
+    surgeon.prune(tmp_path / "source", tmp_path / "cut", Plan(6, frozenset(first)))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "cut", dtype=torch.float32)
+    cut, whole = Network(model), Network(source)
+    with torch.no_grad():
+        expected = cut.model(IDS, use_cache=False).logits
+    assert torch.equal(run(cut, IDS), expected)
+    assert torch.equal(run(whole, IDS, first), expected)
+    # block 1 of the source is block 1 of the cut; of blocks 4 and 5, the latter became number 4
+    again = {(1, ATTENTION), (4, MLP)}
+    with virtual_cut(cut.model, again) as model:
+        with torch.no_grad():
+            logits = model(IDS, use_cache=False).logits
+        mask = torch.ones_like(IDS)
+        options = {
+            "attention_mask": mask,
+            "max_new_tokens": 6,
+            "do_sample": False,
+            "eos_token_id": None,
+        }
+        cached = model.generate(IDS, use_cache=True, **options)
+        assert torch.equal(cached, model.generate(IDS, use_cache=False, **options))
+    assert torch.equal(run(whole, IDS, first | {(1, ATTENTION), (5, MLP)}), logits)
+
+
 def test_padding_on_the_right_is_not_seen() -> None:
     network = Network(make_model("qwen2"))
     alone = run(network, IDS[:1, :11])
