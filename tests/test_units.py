@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgeon.errors import SurgeonError
-from surgeon.units import format_count, format_size, parse_size
+from surgeon.units import dtype_name, format_count, format_size, parse_size
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,17 @@ def test_never_more_than_three_digits(number: int) -> None:
         figure = text.split()[0]
         assert "e" not in figure, text
         assert float(figure) < 1000
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("fp32", "float32"),
+        ("FP16", "float16"),
+        ("bf16", "bfloat16"),
+        ("float16", "float16"),
+        ("x", "x"),
+    ],
+)
+def test_short_words_for_dtypes(word: str, name: str) -> None:
+    assert dtype_name(word) == name

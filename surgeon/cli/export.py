@@ -32,8 +32,11 @@ def onnx(
         ),
     ] = None,
     dtype: Annotated[
-        Literal["auto", "fp32", "fp16", "bf16"],
-        typer.Option(help="What the graph computes in; auto: the checkpoint's own, or fp32 on a CPU."),
+        Literal["auto", "fp32", "fp16", "bf16", "float32", "float16", "bfloat16"],
+        typer.Option(
+            metavar="auto|fp32|fp16|bf16",
+            help="What the graph computes in; auto: the checkpoint's own, or fp32 on a CPU.",
+        ),
     ] = "auto",
     int4: Annotated[
         bool, typer.Option("--int4", metavar="", help="Quantize matrices to 4 bits, the head to 8.")

@@ -57,20 +57,12 @@ KeepLast = Annotated[
 Device = Annotated[
     Literal["auto", "cuda", "cpu"], typer.Option(help="Where it runs; auto: CUDA if there is one.")
 ]
-
-
-def _dtype(word: str) -> str:
-    from surgeon.units import dtype_name
-
-    return dtype_name(word)
-
-
 Dtype = Annotated[
     str,
     typer.Option(
         metavar="auto|float32|float16|bfloat16",
-        callback=_dtype,
-        help="What it computes in; auto: the checkpoint's own on CUDA, float32 on the CPU.",
+        help="What it computes in; auto: the checkpoint's own on CUDA, float32 on the CPU. "
+        "fp32, fp16 and bf16 are words for it, too.",
     ),
 ]
 BatchSize = Annotated[

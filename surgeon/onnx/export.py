@@ -37,7 +37,7 @@ from surgeon.plan import Plan
 from surgeon.rule import Choice
 from surgeon.structure import Structure
 from surgeon.surgery import operate
-from surgeon.units import format_size
+from surgeon.units import dtype_name, format_size
 
 GRAPH = "model.onnx"
 
@@ -151,8 +151,9 @@ def choose_dtype(checkpoint: Checkpoint, dtype: str) -> tuple[str, str]:
 
     onnxruntime's attention wants 16 bits on CUDA and float32 on a CPU.
     """
-    if dtype in DTYPES:
-        return DTYPES[dtype], "as asked"
+    for word, chosen in DTYPES.items():
+        if dtype in (word, dtype_name(word)):
+            return chosen, "as asked"
     if dtype != "auto":
         raise SurgeonError(f"--dtype {dtype!r} is not known; use auto, {', '.join(DTYPES)}")
     own = checkpoint.tensors[f"{checkpoint.family.embedding}.weight"].dtype

@@ -7,6 +7,7 @@ from typing import Any
 
 from surgeon.errors import SurgeonError
 from surgeon.runtime.sampler import Sampling
+from surgeon.units import dtype_name
 
 
 def load_tokenizer(folder: str) -> Any:
@@ -50,9 +51,10 @@ def placement(device: str, dtype: str) -> tuple[str, str]:
         raise SurgeonError("--device cuda: torch finds no CUDA device; use --device cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if dtype not in DTYPES:
+    name = dtype_name(dtype)
+    if name not in DTYPES:
         raise SurgeonError(f"--dtype {dtype!r} is not known; use {', '.join(DTYPES)}")
-    return device, "float32" if dtype == "auto" and device == "cpu" else dtype
+    return device, "float32" if name == "auto" and device == "cpu" else name
 
 
 def import_transformers() -> Any:

@@ -37,7 +37,7 @@ def test_words(cli, plain):
     assert not leftovers(plain)
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("fp32", 4), ("fp16", 2), ("bf16", 2)])
+@pytest.mark.parametrize(("dtype", "size"), [("fp32", 4), ("fp16", 2), ("bf16", 2), ("float16", 2)])
 def test_the_cache_is_counted_in_the_dtype_of_the_graph(dtype, size, tmp_path):
     """Which need not be the checkpoint's."""
     from surgeon.onnx.export import export_onnx
