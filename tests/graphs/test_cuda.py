@@ -1,24 +1,13 @@
 """Graphs of 16 bits on CUDA: as near to float32 as transformers is in the same dtype."""
 
+import half_precision
 import llama_numbers
 import pytest
 from llama_numbers import SMALL, rows
 
-np = pytest.importorskip("numpy")
-torch = pytest.importorskip("torch")
-ort = pytest.importorskip("onnxruntime")
+pytestmark = half_precision.marks()
 
-pytestmark = [
-    pytest.mark.models,
-    pytest.mark.skipif(
-        "CUDAExecutionProvider" not in ort.get_available_providers(),
-        reason="this onnxruntime has no CUDA provider",
-    ),
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
-]
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-PROMPT, STEPS = 24, 8
+DTYPES = ("fp16", "bf16")
 CUTS = {
     "whole": {},
     "attn": {"drop": "attn", "last": 1},
@@ -44,42 +33,11 @@ def made(tmp_path_factory):
     return lambda name: root / name
 
 
-def graph(folder, dtype, **options):
-    from surgeon.onnx.export import export_onnx
-    from surgeon.runtime.session import load
-
-    export_onnx(folder, dtype)
-    loaded = load(folder, "cuda", **options)
-    assert loaded.device == "cuda"
-    return loaded
-
-
-def logits(folder, tokens, dtype, device):
-    from transformers import AutoModelForCausalLM
-
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
-    with torch.no_grad():
-        return network(torch.from_numpy(tokens).to(device)).logits.float().cpu().numpy()
-
-
-def error(got, want):
-    """Relative, over prefill and steps apart, so that one cannot hide the other."""
-    parts = (slice(0, PROMPT), slice(PROMPT, None))
-    return [np.linalg.norm(got[:, p] - want[:, p]) / np.linalg.norm(want[:, p]) for p in parts]
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["trained", *CUTS])
 def test_logits(name, dtype, made):
-    from surgeon.onnx.check import run_graph
-
-    tokens = np.random.default_rng(7).integers(3, 2048, (2, PROMPT + STEPS))
-    folder = made(name)
-    want = logits(folder, tokens, torch.float32, "cpu")
-    theirs = error(logits(folder, tokens, DTYPES[dtype], "cuda"), want)
-    mine = error(run_graph(graph(folder, dtype), tokens, PROMPT), want)
-    for my, their in zip(mine, theirs, strict=True):
-        assert my <= 1.5 * their
+    for mine, theirs in half_precision.errors(made(name), dtype):
+        assert mine <= 1.5 * theirs
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -87,6 +87,10 @@ def test_auto_with_cuda(own, want, tmp_path, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     checkpoint = open_checkpoint(checkpoints.make(tmp_path / "m", dtype=own))
     assert choose_dtype(checkpoint, "auto")[0] == want
+    # torch's names, and onnxruntime's
+    assert (
+        choose_dtype(checkpoint, "bfloat16") == choose_dtype(checkpoint, "bf16") == ("BF16", "as asked")
+    )
 
 
 @pytest.mark.models
@@ -165,7 +169,7 @@ def test_refusals(cli, tmp_path):
     assert_refused(cli("export", "onnx", gelu), "config.json: hidden_act 'gelu' is not known")
     assert_refused(cli("export", "onnx", make(tmp_path / "f"), "-o", gelu / "config.json"), "choose")
     assert_refused(cli("export", "onnx", tmp_path / "none"), "no such folder")
-    assert_refused(cli("export", "onnx", gelu, "--dtype", "fp8"), "fp8")
+    assert_refused(cli("export", "onnx", tmp_path / "f", "--dtype", "fp8"), "fp8")
     for folder in (quantized, gelu, tmp_path / "f"):
         assert not (folder / "model.onnx").exists()
 

@@ -34,28 +34,24 @@ class TransformersSteps:
         return step
 
     def decode(self, ids: Any, steps: int) -> tuple[Callable[[], object], Callable[[], None]]:
-        """See ``Steps``."""
+        """See ``Steps``. The way back runs the prompts again: not every cache can be cropped."""
         import torch
 
-        with torch.inference_mode():
-            out = self._network(torch.from_numpy(ids).to(self._device), logits_to_keep=1)
-        cache, first = out.past_key_values, out.logits[:, -1:].argmax(-1)
-        state, taken = {"ids": first}, [0]
+        state: dict[str, Any] = {}
+
+        def rewind() -> None:
+            state.clear()  # the old cache, before there is a new one
+            with torch.inference_mode():
+                out = self._network(torch.from_numpy(ids).to(self._device), logits_to_keep=1)
+            state.update(ids=out.logits[:, -1:].argmax(-1), cache=out.past_key_values)
 
         def step() -> object:
             with torch.inference_mode():
-                got = self._network(state["ids"], past_key_values=cache, logits_to_keep=1)
+                got = self._network(state["ids"], past_key_values=state["cache"], logits_to_keep=1)
                 state["ids"] = got.logits[:, -1:].argmax(-1)
-                taken[0] += 1
                 return state["ids"].tolist()
 
-        def rewind() -> None:
-            with torch.inference_mode():
-                for layer in cache.layers:
-                    if layer.get_seq_length():  # transformers 4 makes one a block, used or not
-                        layer.crop(-taken[0])  # from the end: the one form that all versions take
-            state["ids"], taken[0] = first, 0
-
+        rewind()
         return step, rewind
 
 
