@@ -88,17 +88,11 @@ def bench(
 
     Either ``model`` or ``shape`` (a name of ``measure.shapes``: random weights). ``cuts`` are plans, or
     what gives variants of the open model; None is the paper's grid. The whole model is always measured
-    beside them. ``lengths`` and ``decode`` are tasks as
-    ``parse_tasks`` reads them, ``sequences`` the number of prompts of each length (1000 on CUDA, 100 on
-    a CPU), ``tokens`` that of decode steps. ``minutes`` is a budget: cuts that would go beyond it are
-    left out. ``output`` is a folder: bench.json is written after each cell and gone on with when called
-<<<<<<< HEAD
-    again, bench.md and index.html at the end; ``work`` one for what onnxruntime reads. ``notify`` gets
-    words on the way.
-=======
-    again, bench.md and index.html at the end; ``work`` one for what onnxruntime reads. ``notify``
-    gets words on the way.
->>>>>>> 29109f3 (Time the families too, whose caches cannot be cropped; their graphs on CUDA; torch's names of dtypes for graphs)
+    beside them. ``lengths`` and ``decode`` are tasks as ``parse_tasks`` reads them, ``sequences`` the
+    number of prompts of each length (1000 on CUDA, 100 on a CPU), ``tokens`` that of decode steps.
+    ``minutes`` is a budget: cuts that would go beyond it are left out. ``output`` is a folder:
+    bench.json is written after each cell and gone on with when called again, the rest at the end;
+    ``work`` is a folder for what onnxruntime reads. ``notify`` gets words on the way.
 
     Raises SurgeonError for a model that cannot be run, for a report of other settings, and when memory
     runs out; cells that are finished stay in ``output``.
