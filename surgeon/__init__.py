@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from surgeon.gguf.export import GgufReport, export_gguf
     from surgeon.hub.push import PushReport, push
     from surgeon.inspection import Inspection, inspect
+    from surgeon.measure.compare import similarity
     from surgeon.measure.latency.run import bench
     from surgeon.measure.quality import evaluate, sweep
+    from surgeon.measure.similarity import Similarity
     from surgeon.measure.text import TextSettings
     from surgeon.onnx.export import ExportReport, export_onnx
     from surgeon.plan import Plan, Sublayer
@@ -39,6 +41,7 @@ __all__ = [
     "PruneReport",
     "PushReport",
     "Rule",
+    "Similarity",
     "Sublayer",
     "SurgeonError",
     "TextSettings",
@@ -51,6 +54,7 @@ __all__ = [
     "inspect",
     "prune",
     "push",
+    "similarity",
     "sweep",
     "verify",
 ]
@@ -73,6 +77,8 @@ _HOMES = {
     "PushReport": "surgeon.hub.push",
     "push": "surgeon.hub.push",
     "prune": "surgeon.surgery",
+    "Similarity": "surgeon.measure.similarity",
+    "similarity": "surgeon.measure.compare",
     "SurgeonError": "surgeon.errors",
     "Verification": "surgeon.verification",
     "verify": "surgeon.verification",

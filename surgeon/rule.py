@@ -51,15 +51,18 @@ class Rule:
     def of(self, checkpoint: "Checkpoint") -> Choice:
         """The choice for an open checkpoint; SurgeonError if the words do not fit it."""
         structure = checkpoint.structure
-        return self.choose(structure.num_layers, structure.absent, checkpoint.fingerprint)
+        return self.choose(structure.num_layers, structure.absent, checkpoint)
 
     def choose(
-        self, num_layers: int, absent: Iterable[Site] = (), fingerprint: str | None = None
+        self,
+        num_layers: int,
+        absent: Iterable[Site] = (),
+        checkpoint: "Checkpoint | None" = None,
     ) -> Choice:
         """The choice for a model of ``num_layers`` that lacks ``absent``.
 
-        ``fingerprint`` is that of the checkpoint, which a similarity must belong to. SurgeonError
-        unless exactly one way of choosing is given, and when the model has no such layers.
+        A similarity must belong to the ``checkpoint``. SurgeonError unless exactly one way of choosing
+        is given, and when the model has no such layers.
         """
         if self.count is not None and self.by is None:
             raise SurgeonError(
@@ -76,7 +79,7 @@ class Rule:
         if self.drop not in DROPS:
             raise SurgeonError(f"plan: --drop {self.drop!r} is not known; use {', '.join(DROPS)}")
         if self.count is not None and self.by is not None:
-            return self._by_similarity(self.count, self.by, num_layers, absent, fingerprint)
+            return self._by_similarity(self.count, self.by, absent, checkpoint)
         return Choice(self._by_place(num_layers, absent))
 
     def _by_place(self, num_layers: int, absent: Iterable[Site]) -> Plan:
@@ -91,16 +94,18 @@ class Rule:
         self,
         count: int,
         by: "str | os.PathLike[str] | Similarity",
-        num_layers: int,
         absent: Iterable[Site],
-        fingerprint: str | None,
+        checkpoint: "Checkpoint | None",
     ) -> Choice:
         from surgeon.measure.similarity import read_similarity
 
         measured, where = (
             read_similarity(by) if isinstance(by, str | os.PathLike) else (by, "similarity")
         )
-        measured.check_belongs(num_layers, fingerprint, where)
+        if checkpoint is None:
+            raise SurgeonError(f"{where}: ranks layers of a checkpoint; random weights have no ranks")
+        note = measured.check_belongs(checkpoint, where)
+        num_layers = checkpoint.structure.num_layers
         scores = measured.scores(self.drop)
         plan = Plan.highest(num_layers, count, scores, self.drop, self.keep_last, absent)
         candidates = rank(scores[: num_layers - 1] if self.keep_last else scores)
@@ -111,4 +116,5 @@ class Rule:
         line = f"{what}: cosine similarity {low if low == high else f'{low}-{high}'}"
         if rest:
             line += f"; the next would have been layer {rest[0]} at {scores[rest[0]]:.4f}"
-        return Choice(plan, (line, f"measured on {measured.describe()}"))
+        note = f" ({note})" if note else ""
+        return Choice(plan, (line, f"measured on {measured.describe()}{note}"))

@@ -11,6 +11,7 @@ def made(
     attention: Sequence[float | None],
     mlp: Sequence[float | None],
     layer: Sequence[float] | None = None,
+    headers: str = "h" * 64,
     **subject: Any,
 ) -> Similarity:
     """One with these means; the layer's is the product of its parts unless it is given."""
@@ -28,6 +29,7 @@ def made(
     rows = zip(whole, attention, mlp, strict=True)
     return Similarity(
         subject=Subject(**(about | subject)),
+        headers=headers,
         settings={"text": "a text"},
         tokens=128,
         layers=tuple(LayerSimilarity(Spread(w, 0.01), _spread(a), _spread(m)) for w, a, m in rows),

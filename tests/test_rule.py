@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import checkpoints
 import pytest
 from checkpoints import Outcome, assert_refused, read_json
 from similarities import made
@@ -12,18 +14,26 @@ from similarities import made
 import surgeon
 from surgeon.checkpoint.source import open_checkpoint
 from surgeon.errors import SurgeonError
-from surgeon.measure.similarity import Similarity, encode_similarity, read_similarity
+from surgeon.jsonfile import encode_json
+from surgeon.measure.opened import fingerprint
+from surgeon.measure.similarity import Similarity, read_similarity
 from surgeon.plan import Plan, Sublayer
 from surgeon.rule import Rule
 
 Cli = Callable[..., Outcome]
 ATTENTION, MLP = Sublayer.ATTENTION, Sublayer.MLP
-PRINT = "f" * 64
 SIX = made([0.9, 0.99, 0.97, 0.98, 0.97, 0.96], [0.8, 0.7, 0.95, 0.9, 0.94, 0.99])
 
 
+def elsewhere(num_layers: int, headers: str = "h" * 64, revision: str | None = None) -> Any:
+    """A checkpoint of the Hub, of which only headers can be seen."""
+    source = SimpleNamespace(name="ORG/NAME", revision=revision, folder=None)
+    structure = SimpleNamespace(num_layers=num_layers)
+    return SimpleNamespace(fingerprint=headers, source=source, structure=structure)
+
+
 def chosen(drop: str, count: int, keep_last: bool = False, absent: Any = ()) -> Plan:
-    return Rule(drop, count=count, by=SIX, keep_last=keep_last).choose(6, absent, PRINT).plan
+    return Rule(drop, count=count, by=SIX, keep_last=keep_last).choose(6, absent, elsewhere(6)).plan
 
 
 @pytest.mark.parametrize(
@@ -55,16 +65,16 @@ def test_keep_last_leaves_the_last_layer_out_of_the_choice() -> None:
 
 
 def test_the_choice_is_explained() -> None:
-    choice = Rule(count=3, by=SIX).choose(6, (), PRINT)
+    choice = Rule(count=3, by=SIX).choose(6, (), elsewhere(6))
     assert choice.why == (
         "attention of layers 1,3-4: cosine similarity 0.9700-0.9900; the next would have been "
         "layer 2 at 0.9700",
         "measured on model, 128 tokens of a text (headers compared, weights not)",
     )
-    every = Rule("block", count=5, by=SIX, keep_last=True).choose(6, (), PRINT)
+    every = Rule("block", count=5, by=SIX, keep_last=True).choose(6, (), elsewhere(6))
     assert every.why[0] == "layers 0-4: cosine similarity 0.6930-0.9215"
     commit = made([0.9], [0.8], model="ORG/NAME", revision="abc")
-    assert Rule(count=1, by=commit).choose(1, (), PRINT).why == (
+    assert Rule(count=1, by=commit).choose(1, (), elsewhere(1, revision="abc")).why == (
         "attention of layer 0: cosine similarity 0.9000",
         "measured on ORG/NAME@abc, 128 tokens of a text",
     )
@@ -73,12 +83,12 @@ def test_the_choice_is_explained() -> None:
 def test_a_source_that_was_cut_before() -> None:
     cut = made([0.9, None, 0.97], [0.8, 0.7, None])
     absent = {(1, ATTENTION), (2, MLP)}
-    attention = Rule(count=2, by=cut).choose(3, absent, PRINT).plan
+    attention = Rule(count=2, by=cut).choose(3, absent, elsewhere(3)).plan
     assert attention.removed_layers(ATTENTION) == (0, 2)
-    blocks = Rule("block", count=1, by=cut).choose(3, absent, PRINT).plan
+    blocks = Rule("block", count=1, by=cut).choose(3, absent, elsewhere(3)).plan
     assert blocks.removed == {(2, ATTENTION)}
     with pytest.raises(SurgeonError, match="--count 3 is out of range; 2 layers have what --drop attn"):
-        Rule(count=3, by=cut).choose(3, absent, PRINT)
+        Rule(count=3, by=cut).choose(3, absent, elsewhere(3))
 
 
 @pytest.mark.parametrize(
@@ -100,29 +110,32 @@ def test_a_source_that_was_cut_before() -> None:
 )
 def test_words_that_make_no_rule(words: dict[str, Any], message: str) -> None:
     with pytest.raises(SurgeonError, match=message):
-        Rule(**words).choose(6, (), PRINT)
+        Rule(**words).choose(6, (), elsewhere(6))
 
 
-@pytest.mark.parametrize(
-    ("layers", "fingerprint", "message"),
-    [
-        (5, PRINT, "is of model, 6 layers, but this model has 5"),
-        (6, "0" * 64, "is of model, whose headers are not those of this model"),
-        (6, None, "ranks layers of a checkpoint"),
-    ],
-)
-def test_a_similarity_of_another_model(layers: int, fingerprint: str | None, message: str) -> None:
-    with pytest.raises(SurgeonError, match=message):
-        Rule(count=1, by=SIX).choose(layers, (), fingerprint)
+def test_a_similarity_of_another_model(tmp_path: Path) -> None:
+    def refuse(similarity: Similarity, checkpoint: Any, message: str) -> None:
+        with pytest.raises(SurgeonError, match=message):
+            Rule(count=1, by=similarity).choose(6, (), checkpoint)
+
+    refuse(SIX, None, "ranks layers of a checkpoint")
+    refuse(SIX, elsewhere(5, "0" * 64), "is of model, 6 layers, whose tensors are not those of ORG")
+    refuse(SIX, elsewhere(6, "0" * 64), "is of model, whose tensors are not")
+    here = open_checkpoint(checkpoints.make(tmp_path / "here", layers=6))
+    refuse(SIX, here, "is of model, whose tensors are not those of here")
+    fine_tune = made([0.9] * 6, [0.8] * 6, headers=here.fingerprint)
+    refuse(fine_tune, here, "is of model, whose weights are not those of here")
 
 
 @pytest.fixture
 def ranking(model: Path, tmp_path: Path) -> Path:
     """A similarity.json of the small model of four layers."""
-    found = made([0.9, 0.99, 0.97, 0.98], [0.8] * 4, fingerprint=open_checkpoint(model).fingerprint)
+    opened = open_checkpoint(model)
+    means = [0.9, 0.99, 0.97, 0.98], [0.8] * 4
+    found = made(*means, headers=opened.fingerprint, fingerprint=fingerprint(opened))
     (tmp_path / "sim").mkdir()
     path = tmp_path / "sim" / "similarity.json"
-    path.write_bytes(encode_similarity(found))
+    path.write_bytes(encode_json(found.to_json()))
     assert read_similarity(path) == read_similarity(tmp_path / "sim") == (found, str(path))
     return path
 
@@ -134,7 +147,7 @@ def test_prune_by_similarity(model: Path, ranking: Path, tmp_path: Path, cli: Cl
     assert outcome.out.startswith(
         "model: removing attention of layers 1,3 of 4\n"
         "  attention of layers 1,3: cosine similarity 0.9800-0.9900; the next would have been layer 2 "
-        "at 0.9700\n  measured on model, 128 tokens of a text (headers compared, weights not)\n"
+        "at 0.9700\n  measured on model, 128 tokens of a text\n"
     )
     why = read_json(out / "surgery.json")["why"]
     assert why[0].startswith("attention of layers 1,3: cosine")
@@ -179,6 +192,6 @@ def test_files_that_are_no_similarity(model: Path, ranking: Path, tmp_path: Path
 
 def test_json_of_a_similarity_is_read_back_as_it_was() -> None:
     cut = made([0.9, None], [None, 0.7], versions={"torch": "2"})
-    assert Similarity.from_json(json.loads(encode_similarity(cut)), "here") == cut
+    assert Similarity.from_json(json.loads(encode_json(cut.to_json())), "here") == cut
     assert cut.run(1) == (0, 0.05)
     assert cut.curves()["attention"] == (0.9, None)

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from surgeon.cli import bench, export, generate, inspect, prune, push, sweep, verify
+from surgeon.cli import bench, export, generate, inspect, prune, push, similarity, sweep, verify
 from surgeon.cli import eval as eval_
 from surgeon.errors import SurgeonError
 from surgeon.version import __version__
@@ -26,6 +26,7 @@ app.command("eval")(eval_.evaluate)
 app.command("sweep")(sweep.sweep)
 app.add_typer(export.export, name="export")
 app.command("bench")(bench.bench)
+app.command("similarity")(similarity.similarity)
 app.command("push")(push.push)
 
 

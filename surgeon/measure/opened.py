@@ -84,16 +84,8 @@ class Opened:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Tells models apart that differ in config or in weights, fine-tunes of one model among them.
-
-        SHA-256 over the config, the headers and a few bytes of every tensor.
-        """
-        source = self.checkpoint.source
-        digest = hashlib.sha256(self.checkpoint.fingerprint.encode() + source.read("config.json"))
-        for _, tensor in sorted(self.checkpoint.tensors.items()):
-            middle = max(0, tensor.length // 2 - _PROBE // 2)
-            digest.update(source.read(tensor.file, tensor.offset + middle, min(_PROBE, tensor.length)))
-        return digest.hexdigest()
+        """See the function of this name."""
+        return fingerprint(self.checkpoint)
 
     def subject(self) -> Subject:
         """What a report says of it."""
@@ -119,3 +111,16 @@ class Opened:
                 "transformers": transformers.__version__,
             },
         )
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Tells models apart that differ in config or in weights, fine-tunes of one model among them.
+
+    SHA-256 over the config, the headers and a few bytes of every tensor.
+    """
+    source = checkpoint.source
+    digest = hashlib.sha256(checkpoint.fingerprint.encode() + source.read("config.json"))
+    for _, tensor in sorted(checkpoint.tensors.items()):
+        middle = max(0, tensor.length // 2 - _PROBE // 2)
+        digest.update(source.read(tensor.file, tensor.offset + middle, min(_PROBE, tensor.length)))
+    return digest.hexdigest()

@@ -100,14 +100,17 @@ def similarity_figure(similarity: Similarity) -> dict[str, bytes]:
             line(axes, drop, numbers, similarity.scores(drop))
         axes.set_xlabel("layer")
         axes.set_ylabel("cosine similarity, before and after")
-        axes.set_title(f"{subject.model}, {similarity.tokens:,} tokens", loc="left")
+        axes.set_title(f"{subject.model}, {similarity.tokens:,} tokens", loc="left", pad=22)
         ticks = MaxNLocator(12, integer=True, steps=[1, 2, 4, 5, 10], min_n_ticks=1)
         axes.xaxis.set_major_locator(ticks)
         axes.set_xlim(-0.5, subject.num_layers - 0.5)
         low, _ = axes.get_ylim()
         axes.set_ylim(low, 1 + 0.02 * (1 - low))
         handles, labels = axes.get_legend_handles_labels()
-        axes.legend(handles[::-1], labels[::-1], loc="lower right")
+        # above the axes, where no curve comes
+        axes.legend(
+            handles[::-1], labels[::-1], loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=3
+        )
         return encode(drawn)
 
 

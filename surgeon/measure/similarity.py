@@ -13,9 +13,9 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from surgeon.checkpoint.source import expand
+from surgeon.checkpoint.source import Checkpoint, expand
 from surgeon.errors import SurgeonError
-from surgeon.jsonfile import encode_json
+from surgeon.measure.opened import fingerprint
 from surgeon.measure.results import Subject
 
 FORMAT = 1
@@ -48,11 +48,13 @@ class LayerSimilarity:
 class Similarity:
     """What was measured on ``tokens`` tokens of one model.
 
+    ``headers`` is the fingerprint of its checkpoint's headers, which can be known without the weights.
     ``angular[n-1][l]`` is the angular distance (0 to 1) between the input of layer l and that of layer
     l+n, over ``angular_tokens`` tokens; l+n may be the end of the stream.
     """
 
     subject: Subject
+    headers: str
     settings: dict[str, Any]
     tokens: int
     layers: tuple[LayerSimilarity, ...]
@@ -77,30 +79,36 @@ class Similarity:
         return first, distances[first]
 
     def describe(self) -> str:
-        """Model and text in words; of a local folder nothing but the headers can be compared."""
+        """Model and text in words."""
         subject = self.subject
         at = f"@{subject.revision}" if subject.revision else ""
-        words = f"{subject.model}{at}, {self.tokens} tokens of {self.settings.get('text', 'a text')}"
-        return words if subject.revision else f"{words} (headers compared, weights not)"
+        return f"{subject.model}{at}, {self.tokens:,} tokens of {self.settings.get('text', 'a text')}"
 
-    def check_belongs(self, num_layers: int, fingerprint: str | None, where: str) -> None:
-        """SurgeonError if it is of another model than the one with this fingerprint.
+    def check_belongs(self, checkpoint: Checkpoint, where: str) -> str:
+        """What could be compared, in words: "" if all; SurgeonError if it is of another model.
 
-        The fingerprint covers names, shapes and order of all tensors, not their values.
+        Of a checkpoint that is not on this machine, only the headers are looked at.
         """
-        if fingerprint is None:
-            raise SurgeonError(f"{where}: ranks layers of a checkpoint; random weights have no ranking")
-        name = self.subject.model
-        if self.subject.num_layers != num_layers:
+        name, source = self.subject.model, checkpoint.source
+        if self.headers != checkpoint.fingerprint:
+            found = self.subject.num_layers, checkpoint.structure.num_layers
+            of = f", {found[0]} layers" if found[0] != found[1] else ""
             raise SurgeonError(
-                f"{where}: is of {name}, {self.subject.num_layers} layers, but this model has "
-                f"{num_layers}; run: surgeon similarity"
+                f"{where}: is of {name}{of}, whose tensors are not those of {source.name}; "
+                "run surgeon similarity on this model"
             )
-        if self.subject.fingerprint != fingerprint:
-            raise SurgeonError(
-                f"{where}: is of {name}, whose headers are not those of this model; "
-                "run: surgeon similarity"
-            )
+        if source.folder is not None:
+            if self.subject.fingerprint != fingerprint(checkpoint):
+                raise SurgeonError(
+                    f"{where}: is of {name}, whose weights are not those of {source.name}; "
+                    "run surgeon similarity on this model"
+                )
+            return ""
+        same = source.revision is not None and (name, self.subject.revision) == (
+            source.name,
+            source.revision,
+        )
+        return "" if same else "headers compared, weights not"
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in similarity.json."""
@@ -127,6 +135,7 @@ class Similarity:
                 raise ValueError("angular is no triangle")
             return cls(
                 subject,
+                str(data["headers"]),
                 dict(data["settings"]),
                 int(data["tokens"]),
                 layers,
@@ -149,11 +158,6 @@ def read_similarity(path: str | os.PathLike[str]) -> tuple[Similarity, str]:
     except (ValueError, RecursionError):
         raise SurgeonError(f"{place}: is not a file of surgeon similarity; it is not JSON") from None
     return Similarity.from_json(data, str(place)), str(place)
-
-
-def encode_similarity(similarity: Similarity) -> bytes:
-    """The bytes of similarity.json."""
-    return encode_json(similarity.to_json())
 
 
 def _spread(data: dict[str, Any]) -> Spread:

@@ -51,14 +51,14 @@ class TextSettings:
         A text shorter than a window is measured as one shorter window, and ``notify`` says so.
         """
         window, stride = self._sizes(opened.context)
-        first = _first_token(opened)
+        first = first_token(opened)
         items: list[Item] = []
         size = 0
         digests = []
         for file in self.files:
             text = read_text(file)[: self.characters]
             digests.append(hashlib.sha256(text.encode()).hexdigest())
-            ids, ends = _tokens(opened, text, file)
+            ids, ends = token_ids(opened, text, file)
             if len(ids) < window - 1:
                 notify(
                     f"{file}: {len(ids)} tokens are less than a window of {window}; "
@@ -129,7 +129,7 @@ def read_text(file: str | os.PathLike[str]) -> str:
         raise SurgeonError(f"{file}: is not UTF-8 (byte {error.start}); convert it") from None
 
 
-def _first_token(opened: Opened) -> int:
+def first_token(opened: Opened) -> int:
     """BOS, or what ends a text where there is no BOS: lm-evaluation-harness does the same."""
     for token in (opened.tokenizer.bos_token_id, opened.tokenizer.eos_token_id):
         if token is not None:
@@ -139,7 +139,7 @@ def _first_token(opened: Opened) -> int:
     )
 
 
-def _tokens(opened: Opened, text: str, file: str) -> tuple[list[int], list[int]]:
+def token_ids(opened: Opened, text: str, file: str) -> tuple[list[int], list[int]]:
     """The ids of a text, and where each token ends in it."""
     if not text.strip():
         raise SurgeonError(f"{file}: is empty; there is nothing to measure")
