@@ -7,9 +7,9 @@ from typing import Any
 
 from surgeon.checkpoint.header import POINTER
 from surgeon.checkpoint.source import Source
-from surgeon.config import renumber
 from surgeon.errors import SurgeonError
 from surgeon.jsonfile import encode_json
+from surgeon.layer_names import renumber
 from surgeon.plan import Plan
 from surgeon.structure import Structure
 
@@ -29,7 +29,7 @@ _PATTERNS = (
     "use_policy*",
 )
 
-_QUANTIZATION = ("quantize_config.json", "quant_config.json")
+_QUANTIZATION = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Settings of quantized checkpoints, which may name layers."""
 
 

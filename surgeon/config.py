@@ -6,12 +6,11 @@ exllamav3 and llama.cpp's converter read. surgeon-FAMILY: the same for what that
 for, as sliding windows; only the classes that go along with the folder read it.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
-from surgeon.errors import SurgeonError
 from surgeon.families import LLAMA, NAS_ARCHITECTURE, NAS_MODEL_TYPE, Family, family_of
+from surgeon.layer_names import renumber
 from surgeon.patterns import cut_patterns
 from surgeon.plan import Plan, Sublayer
 from surgeon.structure import QUANTIZATION_KEYS, Structure, ffn_mult
@@ -178,68 +177,3 @@ def _blocks(structure: Structure) -> Iterator[dict[str, dict[str, Any]]]:
                 "ffn_mult": ffn_mult(width, dims.hidden_size) if mlp else None,
             },
         }
-
-
-_LAYER = re.compile(r"(?<![a-z_])layers(\\?\.)(\d+)(?=\\?\.|$)(?P<rest>.*)", re.ASCII | re.DOTALL)
-
-
-def renumber(node: Any, plan: Plan, structure: Structure, where: str) -> Any:
-    """Quantization settings whose layer names follow the plan: renumbered, or gone.
-
-    Raises SurgeonError for a pattern that picks layers by their digits ("layers.[6-9]."), if numbers
-    change: what it would pick then is not what it was meant for.
-    """
-    if isinstance(node, dict):
-        return {
-            new: renumber(value, plan, structure, where)
-            for key, value in node.items()
-            for new in _rename(key, plan, structure, where)
-        }
-    if isinstance(node, list):
-        return [
-            new
-            for item in node
-            for new in (
-                _rename(item, plan, structure, where)
-                if isinstance(item, str)
-                else [renumber(item, plan, structure, where)]
-            )
-        ]
-    return node
-
-
-_DIGITS = re.compile(r"(?<![a-z_])layers\\?\.[^.]*\d|\*.*\.[(\[]?\d[^.a-z]*\\?\.", re.ASCII)
-
-
-def _rename(name: str, plan: Plan, structure: Structure, where: str) -> list[str]:
-    """What a module name (or pattern) with a layer number in it is called after the plan.
-
-    Empty when its sublayer is gone. A name of a whole layer becomes that of every block with a part
-    of the layer.
-    """
-    match = _LAYER.search(name)
-    if match is None:
-        if _DIGITS.search(name) and not _keeps_numbers(plan):
-            raise SurgeonError(
-                f"{where}: {name!r} picks layers by their digits, which change; "
-                "write the names of the layers one by one"
-            )
-        return [name]
-    dot, layer = match[1], int(match[2])
-    modules = {sub: structure.family.part(sub).prefixes for sub in Sublayer}
-    inner = match["rest"].replace("\\.", ".").lstrip(".") + "."
-    named = [sub for sub, prefixes in modules.items() if inner.startswith(prefixes)] or list(Sublayer)
-    numbers = [
-        number
-        for number, block in enumerate(plan.blocks)
-        if any(block.source(sub) == layer for sub in named)
-    ]
-    return [f"{name[: match.start()]}layers{dot}{n}{match['rest']}" for n in numbers]
-
-
-def _keeps_numbers(plan: Plan) -> bool:
-    return all(
-        block.source(sub) in (None, number)
-        for number, block in enumerate(plan.blocks)
-        for sub in Sublayer
-    )

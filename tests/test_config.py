@@ -178,6 +178,15 @@ def test_patterns_that_pick_layers_by_digits(pattern: str, tmp_path: Path) -> No
     surgeon.prune(model, tmp_path / "attn", drop="attn", layers="1")
 
 
+@pytest.mark.parametrize("pattern", [r"re:.*layers\.[0-9]+\.mlp.*", r"re:.*layers\.\d+\.mlp.*"])
+def test_patterns_of_any_layer_stay(pattern: str, tmp_path: Path) -> None:
+    settings = {"quant_method": "compressed-tensors", "ignore": [pattern]}
+    model = checkpoints.make(tmp_path / "model", gptq=True, config={"quantization_config": settings})
+    surgeon.prune(model, tmp_path / "out", drop="block", layers="1")
+    found = read_json(tmp_path / "out" / "config.json")
+    assert found["quantization_config"] == settings
+
+
 def test_names_in_a_quantization_config_follow(tmp_path: Path) -> None:
     spec = Spec(gptq=True, hidden=32, mlp=64, config={"quantization_config": QUANTIZATION})
     _, after = cut(tmp_path, spec, layers="1", drop="block")
@@ -226,6 +235,23 @@ def test_a_layer_that_is_in_two_blocks(tmp_path: Path) -> None:
         "model.layers.1.self_attn",
         "model.layers.2.mlp",
         "model.layers.2",
+    ]
+
+
+def test_a_whole_layer_that_shares_a_block(tmp_path: Path) -> None:
+    """The other half of the block is not meant."""
+    names = ["lm_head", "model.layers.1", r"re:.*layers\.2\..*", "model.layers.0"]
+    settings = {"quant_method": "compressed-tensors", "ignore": names}
+    spec = Spec(gptq=True, hidden=32, mlp=64, config={"quantization_config": settings})
+    # block 1 is attention 1 with MLP 2, block 2 is layer 3
+    plan = surgeon.Plan(4, frozenset({(1, "mlp"), (2, "attn")}))
+    model = checkpoints.make(tmp_path / "model", spec)
+    surgeon.prune(model, tmp_path / "out", plan)
+    assert read_json(tmp_path / "out" / "config.json")["quantization_config"]["ignore"] == [
+        "lm_head",
+        "model.layers.1.self_attn",
+        r"re:.*layers\.1\.mlp\..*",
+        "model.layers.0",
     ]
 
 

@@ -1,7 +1,9 @@
 """Packed matrices of quantized checkpoints are cut by name and never changed."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import pytest
@@ -9,6 +11,9 @@ from checkpoints import Spec, read_weights
 
 import surgeon
 from surgeon.errors import SurgeonError
+
+Parts = dict[str, tuple[str, tuple[int, ...]]]
+"""What a quantizer makes of one matrix: dtype and shape by the last part of the name."""
 
 PACKED = {
     # all elements in a column, two to a byte
@@ -19,6 +24,139 @@ PACKED = {
     "mlx": ("U32", lambda rows, columns: (rows, columns // 8), "quantization"),
     "compressed-tensors": ("I32", lambda rows, columns: (rows, columns // 8), "compression_config"),
 }
+
+
+def gptq(rows: int, columns: int) -> Parts:
+    """Eight inputs to a word down each column, by AutoGPTQ and GPTQModel; groups of 8 inputs."""
+    return {
+        "qweight": ("I32", (columns // 8, rows)),
+        "qzeros": ("I32", (columns // 8, rows // 8)),
+        "scales": ("F16", (columns // 8, rows)),
+        "g_idx": ("I32", (columns,)),
+    }
+
+
+def awq(rows: int, columns: int) -> Parts:
+    """Eight outputs to a word along each row, by AutoAWQ; the matrix is transposed."""
+    return {
+        "qweight": ("I32", (columns, rows // 8)),
+        "qzeros": ("I32", (columns // 8, rows // 8)),
+        "scales": ("F16", (columns // 8, rows)),
+    }
+
+
+def fp8(rows: int, columns: int) -> Parts:
+    """A scale for each block of 8 x 8, as the big FP8 models have it for 128 x 128."""
+    return {
+        "weight": ("F8_E4M3", (rows, columns)),
+        "weight_scale_inv": ("F32", (rows // 8, columns // 8)),
+    }
+
+
+def fp8_rows(rows: int, columns: int) -> Parts:
+    """A scale for each row, and one for activations: compressed-tensors' float-quantized."""
+    return {
+        "weight": ("F8_E4M3", (rows, columns)),
+        "weight_scale": ("BF16", (rows, 1)),
+        "input_scale": ("BF16", (1,)),
+    }
+
+
+def pack_quantized(rows: int, columns: int) -> Parts:
+    """compressed-tensors' 4 bits with zero points and activation order."""
+    return {
+        "weight_packed": ("I32", (rows, columns // 8)),
+        "weight_scale": ("BF16", (rows, columns // 8)),
+        "weight_zero_point": ("I32", (rows // 8, columns // 8)),
+        "weight_g_idx": ("I32", (columns,)),
+        "weight_shape": ("I64", (2,)),
+    }
+
+
+LAYER, LATER = "model.layers.1.mlp.down_proj", "model.layers.2.self_attn.o_proj"
+"""Named in settings: one in the layer that a cut of blocks takes away, one behind it."""
+
+LAYOUTS: dict[str, tuple[Callable[[int, int], Parts], dict[str, Any]]] = {
+    "gptq": (
+        gptq,
+        {"bits": 4, "group_size": 8, "dynamic": {f"-:{LAYER}": {}, f"+:{LATER}": {"bits": 8}}},
+    ),
+    "awq": (
+        awq,
+        {"bits": 4, "version": "gemm", "modules_to_not_convert": ["lm_head", LAYER, LATER]},
+    ),
+    "fp8": (
+        fp8,
+        {"weight_block_size": [8, 8], "modules_to_not_convert": ["lm_head", LAYER, LATER]},
+    ),
+    "compressed-tensors": (
+        pack_quantized,
+        {
+            "format": "pack-quantized",
+            "config_groups": {"group_0": {"targets": ["Linear", LAYER, LATER], "weights": {}}},
+            "ignore": ["lm_head"],
+        },
+    ),
+    "float-quantized": (fp8_rows, {"format": "float-quantized", "ignore": [LAYER, LATER]}),
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("drop", ["attn", "mlp", "block"])
+def test_real_layouts(drop: str, kind: str, family: str, tmp_path: Path) -> None:
+    parts_of, settings = LAYOUTS[kind]
+    model = laid_out(tmp_path / "model", family, parts_of, {"quant_method": kind, **settings})
+    surgeon.prune(model, tmp_path / "out", drop=drop, layers="1")
+    gone = {"attn": {"attn": [1]}, "mlp": {"mlp": [1]}, "block": {"attn": [1], "mlp": [1]}}[drop]
+    assert read_weights(tmp_path / "out") == checkpoints.expected(read_weights(model), 4, **gone)
+    assert surgeon.verify(tmp_path / "out", model).ok
+    config = checkpoints.read_json(tmp_path / "out" / "config.json")
+    text = json.dumps(config["quantization_config"])
+    later = LATER.replace("2", "1") if drop == "block" else LATER
+    assert (LAYER in text) == (drop == "attn")
+    assert text.count("model.layers.") == 1 + (drop == "attn")
+    assert later in text
+    assert config["quantization_config"]["quant_method"] == kind
+    dialect = family if drop == "block" else {"llama": "nemotron-nas"}.get(family, f"surgeon-{family}")
+    assert config["model_type"] == dialect
+
+
+def laid_out(
+    folder: Path, family: str, parts_of: Callable[[int, int], Parts], settings: dict[str, Any]
+) -> Path:
+    """A checkpoint whose matrices in the layers are stored as a quantizer stores them."""
+    config = {
+        "model_type": family,
+        "architectures": [{"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}[family]],
+        "quantization_config": settings,
+    }
+    checkpoints.make(folder, Spec(config=config))
+    tensors: checkpoints.Weights = {}
+    for name, (dtype, shape, data) in checkpoints.read_weights(folder).items():
+        module, _, _ = name.rpartition(".")
+        if not module.endswith("_proj"):
+            tensors[name] = (dtype, shape, data)
+            continue
+        for part, (kind, size) in parts_of(*shape).items():
+            raw = checkpoints.content(f"{module}.{part}", checkpoints.size_of(kind, size))
+            tensors[f"{module}.{part}"] = (kind, size, raw)
+    if family == "qwen3":
+        for layer in range(4):
+            for norm in ("q_norm", "k_norm"):
+                name = f"model.layers.{layer}.self_attn.{norm}.weight"
+                tensors[name] = ("BF16", (4,), checkpoints.content(name, 8))
+    checkpoints.write_weights(folder / "model.safetensors", tensors)
+    return folder
+
+
+def test_the_settings_of_modelopt_follow(tmp_path: Path) -> None:
+    settings = {"quantization": {"quant_algo": "FP8", "exclude_modules": ["lm_head", LAYER, LATER]}}
+    files = {"hf_quant_config.json": json.dumps(settings).encode()}
+    model = checkpoints.make(tmp_path / "model", files=files)
+    surgeon.prune(model, tmp_path / "out", drop="block", layers="1")
+    found = checkpoints.read_json(tmp_path / "out" / "hf_quant_config.json")
+    assert found["quantization"]["exclude_modules"] == ["lm_head", LATER.replace("2", "1")]
 
 
 @pytest.mark.parametrize("kind", PACKED)
