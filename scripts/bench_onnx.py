@@ -32,6 +32,7 @@ from bench_targets import Row, Target, summary, targets
 import surgeon
 from surgeon.checkpoint.source import open_checkpoint
 from surgeon.inspection import inspect
+from surgeon.measure.files import write_file
 from surgeon.measure.latency import with_onnxruntime
 from surgeon.measure.latency.loops import clock, prompts, time_task
 from surgeon.measure.latency.settings import device_name, versions
@@ -43,8 +44,9 @@ ALONE = "model alone 100 x1"
 """A decode step without the choice of the token."""
 
 
-class OutOfTimeError(Exception):
-    """The budget is spent: what there is gets told."""
+class OutOfTimeError(BaseException):
+    """The budget is spent: what there is gets told. No Exception, which torch.compile would take for a
+    failure of its own."""
 
 
 @dataclass
@@ -74,8 +76,7 @@ class Record:
                 "rows": [asdict(row) for row in self.rows],
                 "targets": [{**asdict(t), "passed": t.passed} for t in self.targets],
             }
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(data, indent=1) + "\n")
+            write_file(self.path, (json.dumps(data, indent=1) + "\n").encode())
 
 
 def tell(words: str) -> None:
@@ -128,8 +129,6 @@ def attempt(what: str, run: Callable[[], Timing]) -> Timing | None:
     """One engine's failure must not cost the others' results."""
     try:
         return run()
-    except OutOfTimeError:
-        raise
     except Exception as error:
         tell(f"{what}: {error!r}"[:600])
         return None
@@ -199,12 +198,6 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     start, options = time.monotonic(), arguments()
-
-    def spent(*_: object) -> None:
-        raise OutOfTimeError
-
-    signal.signal(signal.SIGALRM, spent)
-    signal.setitimer(signal.ITIMER_REAL, options.minutes * 60)
     cuda = options.device == "cuda"
     about = {
         "model": Path(options.cpu).name if options.cpu else options.shape,
@@ -218,6 +211,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="surgeon-bench-", dir=options.work) as place:
         source = Path(place) / "source"
         try:
+            alarm(options.minutes * 60 - (time.monotonic() - start))
             if options.cpu:
                 shutil.copytree(options.cpu, source)
             else:
@@ -229,10 +223,21 @@ def main() -> None:
             run(source, Path(place), options, record, speed)
         except OutOfTimeError:
             tell(f"stopped after {options.minutes:g} minutes; not everything was measured")
+        alarm(0)
     show(about, record.rows)
     print()
     for line in summary(record.targets):
         print(line)
+
+
+def alarm(seconds: float) -> None:
+    """OutOfTimeError after so many seconds, wherever the program is then; 0 for never."""
+
+    def spent(*_: object) -> None:
+        raise OutOfTimeError
+
+    signal.signal(signal.SIGALRM, spent)
+    signal.setitimer(signal.ITIMER_REAL, max(0.001, seconds) if seconds else 0)
 
 
 def show(about: dict[str, Any], rows: list[Row]) -> None:

@@ -173,7 +173,10 @@ def versions() -> dict[str, str]:
             "this needs onnxruntime, which is not installed; run: pip install 'surgeon[onnxruntime]' "
             "(or 'surgeon[gpu]')"
         ) from None
-    return {"onnxruntime": onnxruntime.__version__}
+    found = {"onnxruntime": onnxruntime.__version__}
+    if cuda := getattr(onnxruntime, "cuda_version", ""):
+        found["cuda"] = cuda
+    return found
 
 
 def main() -> None:
