@@ -30,13 +30,17 @@ class Reader:
 
         A part has a ``multiple`` of so many rows, say of a head's; the last one may fall short.
         """
+        for rows, raw in self.raw(tensor, multiple):
+            yield decode(raw, tensor.dtype).reshape(rows, *tensor.shape[1:])
+
+    def raw(self, tensor: Tensor, multiple: int = 1) -> Iterator[tuple[int, bytes]]:
+        """The same parts as they lie in the file: how many rows, and their bytes."""
         rows = tensor.shape[0]
         row = tensor.length // max(1, rows)
         step = max(1, _ELEMENTS // max(1, count(tensor.shape[1:]) * multiple)) * multiple
         for first in range(0, rows, step):
             some = min(step, rows - first)
-            raw = self._source.read(tensor.file, tensor.offset + first * row, some * row)
-            yield decode(raw, tensor.dtype).reshape(some, *tensor.shape[1:])
+            yield some, self._source.read(tensor.file, tensor.offset + first * row, some * row)
 
 
 def decode(raw: bytes, dtype: str) -> "Array":

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from surgeon.checkpoint.header import Tensor
 from surgeon.checkpoint.numbers import Reader, encode
 from surgeon.gguf.pieces import Piece
 
@@ -17,9 +18,24 @@ _ROWS = 1024
 
 def data(reader: Reader, piece: Piece) -> Iterator[bytes]:
     """The tensor's bytes, in parts."""
+    if piece.source is not None and piece.source.dtype == piece.dtype:
+        yield from _as_they_are(reader, piece.source, piece.head_dim)
+        return
     for part in _parts(reader, piece):
         rows = part[_rotated(len(part), piece.head_dim)] if piece.head_dim else part
         yield _quantize(rows) if piece.dtype == "Q8_0" else encode(rows, piece.dtype)
+
+
+def _as_they_are(reader: Reader, tensor: Tensor, head_dim: int | None) -> Iterator[bytes]:
+    """Bytes of the right dtype, whose rows at most change places."""
+    import numpy as np
+
+    for rows, raw in reader.raw(tensor, head_dim or 1):
+        if head_dim is None:
+            yield raw
+        else:
+            table = np.frombuffer(raw, np.uint8).reshape(rows, -1)
+            yield bytes(table[_rotated(rows, head_dim)].tobytes())
 
 
 def _parts(reader: Reader, piece: Piece) -> "Iterator[Array]":
