@@ -22,8 +22,8 @@ PART_TOKENS = 8192
 BATCH_TOKENS = 4096
 """Tokens that a batch holds where no batch size is asked for."""
 
-_CHUNK = 1 << 26
-"""Logits that are looked at together: 256 MiB in float32."""
+_CHUNKS = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Logits that are looked at together: on a CPU they stay in its caches, on a GPU they fill it."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class _Places:
 
     def _chunks(self, network: Network, state: State, targets: Any) -> Iterator[tuple[Any, Any]]:
         """Log-probabilities of the targets and whether they are the likeliest, some at a time."""
-        size = max(1, _CHUNK // network.vocab_size)
+        size = max(128, _CHUNKS[network.device.type] // network.vocab_size)
         for start in range(0, len(self.targets), size):
             chunk = slice(start, start + size)
             logits = network.logits(state, at=(self.rows[chunk], self.positions[chunk]))

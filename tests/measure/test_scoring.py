@@ -9,6 +9,7 @@ import pytest
 from small_models import make_model
 
 import surgeon
+from surgeon.measure import scoring
 from surgeon.measure.grid import WHOLE, Variant, cut, grid
 from surgeon.measure.scoring import Item, Scorer, make_parts
 from surgeon.plan import Plan, Sublayer
@@ -74,6 +75,26 @@ def test_together_and_one_by_one_are_equal(network: Network) -> None:
     for variant, result in zip(GRID, together, strict=True):
         (alone,) = Scorer(network, batch_size=7).score(items, [variant])
         assert alone.scores == result.scores, variant.name
+
+
+def test_logits_are_looked_at_some_at_a_time(network: Network, monkeypatch: Any) -> None:
+    items = some_items(40)
+    (expected,) = Scorer(network).score(items, [WHOLE])
+    asked = []
+    logits = network.logits
+
+    def noted(state: State, at: Any) -> Any:
+        asked.append(len(at[0]))
+        return logits(state, at)
+
+    monkeypatch.setattr(scoring, "_CHUNKS", {"cpu": 1})
+    monkeypatch.setattr(network, "logits", noted)
+    (found,) = Scorer(network).score(items, [WHOLE])
+    assert len(asked) > 1
+    assert max(asked) == 128
+    assert sum(asked) == sum(len(item.continuation) for item in items)
+    for one, other in zip(expected.scores, found.scores, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-5)
 
 
 def test_answers_to_one_question_are_read_once(network: Network, monkeypatch: Any) -> None:
