@@ -8,7 +8,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A model's folder, ORG/NAME[@REVISION] of the Hub, an fsspec URL, or: sample",
+        help="A model's folder, ORG/NAME or ORG/NAME@REVISION of the Hub, an fsspec URL, or: sample",
         show_default=False,
     ),
 ]

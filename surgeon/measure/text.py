@@ -5,6 +5,7 @@ The windows are those of transformers' page on perplexity of fixed-length models
 begins a text, on which trained Llamas lean.
 """
 
+import codecs
 import hashlib
 import math
 import os
@@ -33,17 +34,24 @@ MEASURES = (
 class TextSettings:
     """Which texts are measured, and how.
 
-    ``files`` are UTF-8; each is a text of its own. A ``window`` is in tokens, its first one (BOS) and
-    its last one (only predicted) included; None is the model's context, at most WINDOW. ``stride`` is
-    the number of tokens by which it moves on: None is half a window; one as long as the window means
-    that windows share nothing. ``characters`` and ``windows`` take only the beginning of each file.
+    ``files``, one or several, are UTF-8; each is a text of its own. A ``window`` is in tokens, its
+    first one (BOS) and its last one (only predicted) included; None is the model's context, at most
+    WINDOW. ``stride`` is the number of tokens by which it moves on: None is half a window; one as long
+    as the window means that windows share nothing. ``characters`` and ``windows`` take only the
+    beginning of each file.
     """
 
-    files: tuple[str, ...]
+    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     window: int | None = None
     stride: int | None = None
     characters: int | None = None
     windows: int | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """``files`` as a tuple."""
+        several = [self.files] if isinstance(self.files, str | os.PathLike) else self.files
+        return tuple(os.fspath(file) for file in several)
 
     def prepare(self, opened: Opened, notify: Callable[[str], None] = lambda words: None) -> Prepared:
         """Reads and cuts the texts; SurgeonError for what cannot be measured.
@@ -55,7 +63,7 @@ class TextSettings:
         items: list[Item] = []
         size = 0
         digests = []
-        for file in self.files:
+        for file in self.paths:
             text = read_text(file)[: self.characters]
             digests.append(hashlib.sha256(text.encode()).hexdigest())
             ids, ends = token_ids(opened, text, file)
@@ -77,14 +85,14 @@ class TextSettings:
         return Prepared(
             items=tuple(items),
             measures=MEASURES,
-            settings={"text": [str(file) for file in self.files], **how},
+            settings={"text": list(self.paths), **how},
             identity={"text": digests, **how},
             summarize=lambda variant, scores: summarize(items, size, scores),
         )
 
     def _sizes(self, context: int) -> tuple[int, int]:
         window = min(context, WINDOW) if self.window is None else self.window
-        if not self.files:
+        if not self.paths:
             raise SurgeonError("text: no file is given")
         if not 2 <= window <= context:
             raise SurgeonError(
@@ -119,12 +127,20 @@ def summarize(items: Sequence[Item], size: int, scores: Sequence[Score]) -> Scor
     return Scores({"loss": loss, "perplexity": perplexity, "bits_per_byte": nats / math.log(2) / size})
 
 
-def read_text(file: str | os.PathLike[str]) -> str:
-    """A UTF-8 file; SurgeonError if it is none, or cannot be read."""
+def read_text(file: str | os.PathLike[str], limit: int = -1) -> str:
+    """A UTF-8 file, or what is whole in its first ``limit`` bytes.
+
+    SurgeonError if it is none, or cannot be read.
+    """
     try:
-        return expand(file).read_bytes().decode("utf-8-sig")
+        with open(expand(file), "rb") as stream:
+            data = stream.read(limit)
     except OSError as error:
         raise SurgeonError(f"{file}: cannot be read ({error.strerror})") from None
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    try:
+        # a limit can cut the last character in two, which is then left out
+        return decoder.decode(data, final=len(data) != limit)
     except UnicodeDecodeError as error:
         raise SurgeonError(f"{file}: is not UTF-8 (byte {error.start}); convert it") from None
 

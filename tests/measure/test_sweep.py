@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,8 +155,6 @@ def test_the_folder_of_something_else(text: Path, tmp_path: Path, cli: Callable[
 
 def test_weights_tell_models_apart(tmp_path: Path) -> None:
     """Two models whose names, shapes and configs agree."""
-    import shutil
-
     from surgeon.measure.opened import Opened
 
     first = Opened.open("sample", "cpu")
@@ -168,6 +167,39 @@ def test_weights_tell_models_apart(tmp_path: Path) -> None:
     data[tensor.offset + tensor.length // 2] ^= 1
     path.write_bytes(data)
     assert Opened.open(tmp_path / "twin", "cpu").fingerprint != first.fingerprint
+
+
+def test_logits_that_are_not_numbers_stop_the_sweep(text: Path, tmp_path: Path) -> None:
+    """An MLP makes NaN: the first cut that has it is named, and nothing passes for a report."""
+    from surgeon.measure.opened import Opened
+
+    first = Opened.open("sample", "cpu")
+    shutil.copytree(first.folder, tmp_path / "bad")
+    path = tmp_path / "bad" / "model.safetensors"
+    os.chmod(path, 0o644)
+    data = bytearray(path.read_bytes())
+    tensor = first.checkpoint.tensors["model.layers.11.mlp.down_proj.weight"]
+    data[tensor.offset : tensor.offset + 2] = b"\xc0\x7f"  # NaN in bfloat16
+    path.write_bytes(data)
+    settings = TextSettings(text, window=64, stride=64, windows=2)
+    out = tmp_path / "out"
+    with pytest.raises(surgeon.SurgeonError, match="mlp last 4, last layer kept: its logits are not"):
+        surgeon.sweep(
+            tmp_path / "bad",
+            settings,
+            out,
+            drops=["mlp"],
+            fractions=["33%"],
+            keep_last="yes",
+            device="cpu",
+        )
+    assert not (out / "report.json").exists()
+    without = Plan.last(12, 1, "mlp")
+    bad, good = (
+        surgeon.evaluate(model, settings, without, device="cpu").cells[0]
+        for model in (tmp_path / "bad", "sample")
+    )
+    assert bad.scores == good.scores
 
 
 @pytest.mark.parametrize(
