@@ -31,6 +31,7 @@ SHAPES = """
 .surgeon-chart .axis-name { fill: var(--ink); }
 .surgeon-chart .rule { stroke: var(--grid); stroke-width: 1; }
 .surgeon-chart .level { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 3; }
+.surgeon-chart .level-name { paint-order: stroke; stroke: var(--ground); stroke-width: 5px; }
 .surgeon-chart .line { fill: none; stroke-width: 2.25; stroke-linejoin: round; stroke-linecap: round; }
 .surgeon-chart .dashed { stroke-dasharray: 6 5; }
 .surgeon-chart .mark { stroke-width: 2; }
@@ -88,10 +89,14 @@ def _svg(chart: Chart, size: Size, style: str) -> str:
         f'aria-label="{label}">{style}',
         *_y_axis(chart, ys, y, size, right),
         *_x_axis(chart, x, size, right),
-        *_level(chart, x, y, size, right),
     ]
+    if chart.level:
+        at = _n(y(chart.level[0]))
+        parts.append(f'<line class="level" x1="{size.left}" x2="{_n(right)}" y1="{at}" y2="{at}"/>')
     for line in chart.lines:
         parts += _line(line, x, y)
+    if chart.level:
+        parts.append(_level_name(chart.level, chart.lines, y, right))
     if size.names:
         parts += _names(chart, x, y, size)
     return "\n".join([*parts, "</svg>"])
@@ -124,16 +129,16 @@ def _x_axis(chart: Chart, x: Scale, size: Size, right: float) -> Iterator[str]:
     )
 
 
-def _level(chart: Chart, x: Scale, y: Scale, size: Size, right: float) -> Iterator[str]:
-    if chart.level is None:
-        return
-    value, name = chart.level
-    at = y(value)
-    below = sum(y(p.y) > at + 1 for line in chart.lines for p in line.points)
-    over = sum(y(p.y) < at - 1 for line in chart.lines for p in line.points)
-    above = at - 7 if below >= over else at + 17  # on the side where there are fewer lines
-    yield f'<line class="level" x1="{size.left}" x2="{_n(right)}" y1="{_n(at)}" y2="{_n(at)}"/>'
-    yield f'<text x="{_n(right)}" y="{_n(above)}" text-anchor="end">{escape(name)}</text>'
+def _level_name(level: tuple[float, str], lines: tuple[Line, ...], y: Scale, right: float) -> str:
+    """The name of the level at its right end, on the side where there is less."""
+    at = y(level[0])
+    ends = [y(line.points[-1].y) for line in lines]
+    below, above = sum(end > at + 1 for end in ends), sum(end < at - 1 for end in ends)
+    place = at - 7 if below >= above else at + 17
+    return (
+        f'<text class="level-name" x="{_n(right)}" y="{_n(place)}" text-anchor="end">'
+        f"{escape(level[1])}</text>"
+    )
 
 
 def _line(line: Line, x: Scale, y: Scale) -> Iterator[str]:
