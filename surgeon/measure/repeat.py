@@ -1,11 +1,13 @@
 """The command that makes a report again."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from surgeon.measure.grid import Variant
 from surgeon.measure.results import Report
 from surgeon.measure.tables import DROP_NAMES
+from surgeon.plan import format_layers
 
 _FLAGS = frozenset(
     ("text", "window", "stride", "characters", "windows", "tasks", "limit", "include_path", "seed")
@@ -19,7 +21,8 @@ def repeat_command(report: Report, model: str | None = None) -> str:
     model = model or subject.model
     if subject.revision and "@" not in model:
         model += f"@{subject.revision}"
-    words = ["surgeon", "sweep", model, *_grid(report), *_options(report.settings)]
+    grid = grid_options(cell.variant for cell in report.cells)
+    words = ["surgeon", "sweep", model, *grid, *_options(report.settings)]
     device = subject.device.partition(":")[0].split(" ")[0].lower()
     if device in ("cpu", "cuda", "mps"):
         words += ["--device", device]
@@ -28,17 +31,33 @@ def repeat_command(report: Report, model: str | None = None) -> str:
     return shlex.join([*words, "-o", "REPORT"])
 
 
-def _grid(report: Report) -> Iterator[str]:
-    cuts = [cell.variant for cell in report.cells if cell.variant.drop]
-    if not cuts:
+def grid_options(variants: Iterable[Variant]) -> Iterator[str]:
+    """The options that choose these cuts: those of a grid, or the layers of single ones."""
+    cuts = [variant for variant in variants if variant.removed]
+    fractions = dict.fromkeys(cut.fraction for cut in cuts if cut.drop and cut.fraction)
+    if not fractions:
+        yield from _layers(cuts)
         return
     yield from (
         "--drop",
         ",".join(drop for drop in DROP_NAMES if any(cut.drop == drop for cut in cuts)),
     )
-    yield from ("--fractions", ",".join(dict.fromkeys(cut.fraction for cut in cuts if cut.fraction)))
-    kept = {cut.keep_last for cut in cuts}
+    yield from ("--fractions", ",".join(fractions))
+    kept = {cut.keep_last for cut in cuts if cut.drop}
     yield from ("--keep-last", "both" if len(kept) == 2 else "yes" if True in kept else "no")
+
+
+def _layers(cuts: Iterable[Variant]) -> Iterator[str]:
+    found: dict[str, str] = {}
+    for cut in cuts:
+        layers = {layer for layer, _ in cut.removed}
+        kinds = {sublayer for _, sublayer in cut.removed}
+        if len(cut.removed) != len(layers) * len(kinds):
+            return  # no option says that
+        drop = "block" if len(kinds) == 2 else kinds.pop().value
+        found[drop] = format_layers(layers)
+    if len(set(found.values())) == 1:
+        yield from ("--drop", ",".join(found), "--layers", next(iter(found.values())))
 
 
 def _options(settings: dict[str, Any]) -> Iterator[str]:

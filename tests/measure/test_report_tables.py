@@ -11,7 +11,7 @@ from surgeon.measure.charts import chart, file_name
 from surgeon.measure.document import Entry, Table
 from surgeon.measure.findings import findings, headline
 from surgeon.measure.grid import WHOLE, Variant, cut
-from surgeon.measure.repeat import repeat_command
+from surgeon.measure.repeat import grid_options, repeat_command
 from surgeon.measure.report import document, facts
 from surgeon.measure.results import Cell
 from surgeon.measure.tables import beside, cut_tables, format_score, kept_percent, overview
@@ -194,6 +194,18 @@ def test_the_command_repeats_grid_settings_and_machine() -> None:
         "surgeon sweep made-up --drop attn,mlp,block --fractions 10%,25%,33% --keep-last both "
         "--tasks openllm --limit 100 --include-path 'my tasks' --device cpu --dtype float32 -o REPORT"
     )
+
+
+def test_the_command_of_single_cuts_names_their_layers() -> None:
+    def options(*plans: Plan) -> list[str]:
+        return list(grid_options([WHOLE, *map(cut, plans)]))
+
+    attention, mlp, block = (Plan.layers(24, "5,9-13", drop) for drop in ("attn", "mlp", "block"))
+    assert options(attention, mlp) == ["--drop", "attn,mlp", "--layers", "5,9-13"]
+    assert options(block) == ["--drop", "block", "--layers", "5,9-13"]
+    assert options(attention, Plan.layers(24, "7", "mlp")) == []
+    assert options(Plan(24, attention.removed | Plan.layers(24, "7", "mlp").removed)) == []
+    assert options() == []
 
 
 def test_the_command_names_the_model_as_it_was_asked_for() -> None:

@@ -14,6 +14,7 @@ from surgeon.measure.latency.tables import (
 )
 from surgeon.measure.latency.values import Bench
 from surgeon.measure.paper import PAPER
+from surgeon.measure.repeat import grid_options
 from surgeon.measure.report import facts
 from surgeon.measure.results import Cell, Measure, Report
 from surgeon.measure.tables import DROP_NAMES
@@ -162,7 +163,8 @@ def repeat_command(report: Bench) -> str:
         model = [f"{subject.model}@{subject.revision}"]
     lengths = [str(t.length) for t in report.tasks if t.kind == "prefill"]
     decode = [f"{t.length}x{t.batch}" for t in report.tasks if t.kind == "decode"]
-    words = ["surgeon", "bench", *model, "--runtime", settings["runtime"]]
+    words = ["surgeon", "bench", *model, *grid_options(report.variants)]
+    words += ["--runtime", settings["runtime"]]
     words += ["--lengths", ",".join(lengths) or "none", "--decode", ",".join(decode) or "none"]
     words += ["--sequences", str(settings["sequences"]), "--tokens", str(settings["tokens"])]
     words += ["--dtype", subject.dtype, "--device", settings["device"]]
