@@ -174,7 +174,7 @@ def _exports(structure: Structure, config: dict[str, Any]) -> tuple[Runtime, ...
     graph = unsupported_by_onnxruntime(structure)
     needs = "surgeon export onnx"
     if any(pattern.window for pattern in structure.attention_patterns):
-        needs += "; onnxruntime 1.24 or newer, older ones take other windows"
+        needs += "; onnxruntime 1.24 or newer, for its windows"
     file = unsupported_by_llama_cpp(structure, config)
     return (
         Runtime(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,10 +13,26 @@ from typing import Any
 import models_fixtures
 import pytest
 
+import surgeon
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 cut, folder, load, network, pruned, quiet_torch, source, whole = models_fixtures.FIXTURES
+
+SHAPE = {
+    "vocab_size": 2048,
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rope_theta": 50000.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+"""Of small models, in the fields that all families' configs have."""
 
 WORKER = Path(__file__).parent / "llamacpp_worker.py"
 
@@ -40,6 +57,29 @@ def logprobs() -> Callable[..., Any]:
         return logits.log_softmax(-1)[len(prompt) - 1 : -1]
 
     return work_out
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a random model of a family, with the sample's tokenizer."""
+
+    def make(prefix: str, **settings: Any) -> Path:
+        import torch
+        import transformers
+
+        torch.manual_seed(3)
+        config = getattr(transformers, f"{prefix}Config")(**SHAPE, **settings)
+        model = getattr(transformers, f"{prefix}ForCausalLM")(config)
+        with torch.no_grad():
+            for name, value in model.named_parameters():
+                value.copy_((1 if "norm" in name else 0) + 0.2 * torch.randn_like(value))
+        folder = tmp_path_factory.mktemp(prefix) / "model"
+        model.save_pretrained(folder)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(Path(surgeon.__file__).parent / "sample" / file, folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,5 @@
 """Families whose models compute what a Llama does run as one in llama.cpp: a bias more or less."""
 
-import shutil
-from pathlib import Path
-
 import pytest
 
 import surgeon
@@ -10,42 +7,8 @@ import surgeon
 pytest.importorskip("xllamacpp")
 pytest.importorskip("gguf")
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 pytestmark = [pytest.mark.models, pytest.mark.usefixtures("quiet_torch")]
-
-SHAPE = {
-    "vocab_size": 2048,
-    "hidden_size": 64,
-    "intermediate_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "rope_theta": 50000.0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-
-
-@pytest.fixture(scope="module")
-def family(tmp_path_factory):
-    """The folder of a random model of a family, with the sample's tokenizer."""
-
-    def make(prefix, **settings):
-        torch.manual_seed(3)
-        config = getattr(transformers, f"{prefix}Config")(**SHAPE, **settings)
-        model = getattr(transformers, f"{prefix}ForCausalLM")(config)
-        with torch.no_grad():
-            for name, value in model.named_parameters():
-                value.copy_((1 if "norm" in name else 0) + 0.2 * torch.randn_like(value))
-        folder = tmp_path_factory.mktemp(prefix) / "model"
-        model.save_pretrained(folder)
-        for file in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(Path(surgeon.__file__).parent / "sample" / file, folder)
-        return folder
-
-    return make
 
 
 @pytest.mark.parametrize(

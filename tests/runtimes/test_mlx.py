@@ -10,14 +10,12 @@ import pytest
 
 import surgeon
 
-mlx = pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_lm")
 torch = pytest.importorskip("torch")
 
-pytestmark = [pytest.mark.models, pytest.mark.usefixtures("quiet_torch")]
+from mlx_numbers import BOUND, run, verdict  # noqa: E402
 
-BOUND = 2e-4
-STEPS = 4
+pytestmark = [pytest.mark.models, pytest.mark.usefixtures("quiet_torch")]
 
 CUTS = (None, "attn-keep-last", "mlp", "block", "scattered")
 ODD = (
@@ -28,25 +26,6 @@ ODD = (
     ("llama3", "block"),
     ("linear", "attn"),
 )
-
-
-def run(folder, prompt):
-    """Greedy tokens and the log-probabilities they were chosen by: a prompt, then with a cache."""
-    from mlx_lm.models.cache import make_prompt_cache
-    from mlx_lm.utils import load_model
-
-    mlx.set_default_device(mlx.cpu)
-    model, _ = load_model(folder)
-    model.set_dtype(mlx.float32)
-    cache = make_prompt_cache(model)
-    tokens, rows, feed = [], [], prompt
-    for _ in range(STEPS):
-        logits = model(mlx.array([feed]), cache=cache)[0, -1]
-        row = torch.tensor((logits - mlx.logsumexp(logits)).tolist())
-        feed = [int(row.argmax())]
-        tokens += feed
-        rows.append(row)
-    return tokens, torch.stack(rows)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +69,3 @@ def test_a_config_of_transformers_5_alone(folder, network, prompt, logprobs, tmp
     assert "rope base 10000" in verdict(model).note
     surgeon.prune(model, tmp_path / "cut", drop="block", last=1)
     assert verdict(tmp_path / "cut").loads
-
-
-def verdict(folder):
-    (found,) = (r for r in surgeon.inspect(folder).runtimes if r.name == "MLX-LM")
-    return found
