@@ -152,7 +152,7 @@ def test_files(tmp_path):
     save(report, tmp_path / "out")
     assert read(tmp_path / "out") == report
     text = (tmp_path / "out" / "bench.md").read_text()
-    assert "surgeon bench --shape llama-2-7b --runtime transformers" in text
+    assert "surgeon bench --shape llama-2-7b --drop attn --fractions 33%" in text
     assert "a GPU" in text
     assert "<svg" in (tmp_path / "out" / "index.html").read_text()
     assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
