@@ -5,7 +5,6 @@ The windows are those of transformers' page on perplexity of fixed-length models
 begins a text, on which trained Llamas lean.
 """
 
-import codecs
 import hashlib
 import math
 import os
@@ -127,20 +126,12 @@ def summarize(items: Sequence[Item], size: int, scores: Sequence[Score]) -> Scor
     return Scores({"loss": loss, "perplexity": perplexity, "bits_per_byte": nats / math.log(2) / size})
 
 
-def read_text(file: str | os.PathLike[str], limit: int = -1) -> str:
-    """A UTF-8 file, or what is whole in its first ``limit`` bytes.
-
-    SurgeonError if it is none, or cannot be read.
-    """
+def read_text(file: str | os.PathLike[str]) -> str:
+    """A UTF-8 file; SurgeonError if it is none, or cannot be read."""
     try:
-        with open(expand(file), "rb") as stream:
-            data = stream.read(limit)
+        return expand(file).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise SurgeonError(f"{file}: cannot be read ({error.strerror})") from None
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    try:
-        # a limit can cut the last character in two, which is then left out
-        return decoder.decode(data, final=len(data) != limit)
     except UnicodeDecodeError as error:
         raise SurgeonError(f"{file}: is not UTF-8 (byte {error.start}); convert it") from None
 
@@ -159,6 +150,10 @@ def token_ids(opened: Opened, text: str, file: str) -> tuple[list[int], list[int
     """The ids of a text, and where each token ends in it."""
     if not text.strip():
         raise SurgeonError(f"{file}: is empty; there is nothing to measure")
+    if not opened.tokenizer.is_fast:
+        raise SurgeonError(
+            f"{opened.folder}: its tokenizer does not tell where tokens end; it needs a tokenizer.json"
+        )
     encoded = opened.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids = [int(token) for token in encoded["input_ids"]]
     if len(ids) < 2:

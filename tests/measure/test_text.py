@@ -14,7 +14,7 @@ import surgeon
 from surgeon.errors import SurgeonError
 from surgeon.measure.grid import WHOLE
 from surgeon.measure.opened import Opened
-from surgeon.measure.text import TextSettings, read_text, windows
+from surgeon.measure.text import TextSettings, windows
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -254,15 +254,3 @@ def test_a_plan_for_another_number_of_layers(story: Path) -> None:
     plan = surgeon.Plan.last(10, 2)
     with pytest.raises(SurgeonError, match="made for 10 layers, but sample has 12"):
         surgeon.evaluate("sample", TextSettings((str(story),)), plan, device="cpu")
-
-
-def test_the_beginning_of_a_text_ends_with_a_whole_character(
-    tmp_path: Path, refuse: Callable[..., None]
-) -> None:
-    path = tmp_path / "text.txt"
-    path.write_bytes("\ufeffnaïve".encode())  # a byte order mark is no text
-    assert [read_text(path, limit) for limit in (-1, 99, 8, 7, 6, 5)] == [
-        "naïve", "naïve", "naïv", "naï", "na", "na",
-    ]  # fmt: skip
-    path.write_bytes(b"ab\xff\xffcd")
-    refuse(lambda: read_text(path, 4), "is not UTF-8 (byte 2)")
