@@ -119,6 +119,8 @@ def bench(
     tables = tuple(layout_tables(report)) or tuple(figures_table(report, t) for t in report.tasks)
     for table in (*tables, sizes_table(report)):
         print_document_table(table)
+        if table.note:
+            typer.echo(f"{table.note}\n")
     for task in outcome.beyond_context:
         typer.echo(f"{task.name}: left out; the model has too few positions.")
     if outcome.unfinished:

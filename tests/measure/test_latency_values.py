@@ -152,7 +152,11 @@ def test_files(tmp_path):
     save(report, tmp_path / "out")
     assert read(tmp_path / "out") == report
     text = (tmp_path / "out" / "bench.md").read_text()
-    assert "surgeon bench --shape llama-2-7b --drop attn --fractions 33%" in text
+    assert (
+        "surgeon bench --shape llama-2-7b --drop attn --fractions 33% --keep-last no "
+        "--runtime transformers --lengths 50 --decode none --sequences 1000 --tokens 30 "
+        "--dtype float16 --device cuda\n"
+    ) in text
     assert "a GPU" in text
     assert "<svg" in (tmp_path / "out" / "index.html").read_text()
     assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]

@@ -156,16 +156,17 @@ def _method(report: Bench) -> Iterator[str]:
 def repeat_command(report: Bench) -> str:
     """The command that measures the same."""
     subject, settings = report.subject, report.settings
-    model = [subject.model]
-    if subject.fingerprint and settings["shape"]:
-        model = ["--shape", subject.model]
-    elif subject.revision:
-        model = [f"{subject.model}@{subject.revision}"]
-    lengths = [str(t.length) for t in report.tasks if t.kind == "prefill"]
-    decode = [f"{t.length}x{t.batch}" for t in report.tasks if t.kind == "decode"]
+    revision = f"@{subject.revision}" if subject.revision else ""
+    model = ["--shape", subject.model] if settings["shape"] else [f"{subject.model}{revision}"]
+    lengths = [str(task.length) for task in report.tasks if task.kind == "prefill"]
+    decode = [f"{task.length}x{task.batch}" for task in report.tasks if task.kind == "decode"]
     words = ["surgeon", "bench", *model, *grid_options(report.variants)]
     words += ["--runtime", settings["runtime"]]
     words += ["--lengths", ",".join(lengths) or "none", "--decode", ",".join(decode) or "none"]
     words += ["--sequences", str(settings["sequences"]), "--tokens", str(settings["tokens"])]
     words += ["--dtype", subject.dtype, "--device", settings["device"]]
+    if settings["device"] == "cuda" and settings.get("cuda_graph") is False:
+        words.append("--no-cuda-graph")
+    if settings.get("threads"):
+        words += ["--threads", str(settings["threads"])]
     return shlex.join(words)

@@ -37,7 +37,8 @@ Grid = Callable[[Checkpoint], Sequence[Variant]]
 Turn = tuple[Variant, tuple[Task, ...]]
 """Tasks to time in a cut, one after the other."""
 
-_ADVICE = "; ask for less with --lengths or --decode, or for a dtype of 16 bits"
+_SHORTER = "; ask for less with --lengths or --decode, or for a dtype of 16 bits"
+_SMALLER = "; its weights have no room: take a smaller model, or a dtype of 16 bits"
 
 _RAM = Path("/dev/shm")
 
@@ -184,7 +185,7 @@ def _run(
         is_cut = variant != WHOLE
         if budget.spent if is_cut else number and not any_cut:
             continue
-        with _told(variant.name), engine(operations[variant.name]) as (measure, load):
+        with _told(variant.name, _SMALLER), engine(operations[variant.name]) as (measure, load):
             for task in tasks:
                 if is_cut and budget.spent:
                     break
@@ -195,7 +196,7 @@ def _run(
                         notify(f"{name}: about {seconds:.0f} s")
 
                 before = time.monotonic()
-                with _told(name):
+                with _told(name, _SHORTER):
                     timing, peak = measure(task, estimate)
                 cell = Cell(variant, task, timing, peak, load, time.monotonic() - before)
                 report = replace(report, cells=(*report.cells, cell))
@@ -207,19 +208,20 @@ def _run(
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Errors of the runtimes as one line that says where they happened."""
+def _told(what: str, advice: str) -> Iterator[None]:
+    """Errors of the runtimes as one line that says where they happened, and ``advice`` where memory is
+    short."""
     try:
         yield
     except SurgeonError as error:
-        message = str(error)
-        if "out of memory" in message and _ADVICE not in message:
-            message += _ADVICE
-        raise SurgeonError(message if message.startswith(what) else f"{what}: {message}") from None
+        if str(error).startswith(f"{what}: "):
+            raise
+        more = advice if out_of_memory(error) else ""
+        raise SurgeonError(f"{what}: {error}{more}") from None
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        raise SurgeonError(f"{what}: out of memory{_ADVICE}") from None
+        raise SurgeonError(f"{what}: out of memory{advice}") from None
 
 
 @contextmanager
@@ -319,7 +321,7 @@ def _fitting(
 def _engine(
     checkpoint: Checkpoint, chosen: Settings, kind: str, shape: str | None, place: Path
 ) -> Engine:
-    with _told("whole"):
+    with _told("whole", _SMALLER):
         if chosen.runtime == "transformers":
             return engines.transformers_engine(checkpoint, chosen, kind, shape)
         return engines.onnxruntime_engine(checkpoint, chosen, kind, shape, place)

@@ -52,6 +52,8 @@ class Settings:
         if self.device == "cpu":
             mode = f"{self.threads} threads" if self.threads else "threads by onnxruntime"
         return data | {
+            "cuda_graph": self.cuda_graph,
+            "threads": self.threads,
             "mode": f"{mode}, shared KV buffers",
             "peak_bytes": with_onnxruntime.PEAKS[self.device],
         }

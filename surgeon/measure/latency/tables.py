@@ -56,14 +56,16 @@ def _layout(report: Bench, task: Task, keep_last: bool, found: dict[tuple[str, s
     number = tables.get((task.length, keep_last)) if task.kind == "prefill" else None
     as_printed = f" (as Table {number} of the paper)" if number else ""
     last = "last layer kept" if keep_last else "last layers cut"
-    note = ""
+    notes = [drift_words(report, task)]
     if printed:
-        note = "Columns named paper: as printed there for Llama-2-7B on another GPU, not measured here."
+        notes.append(
+            "Columns named paper: as printed there for Llama-2-7B on another GPU, not measured here."
+        )
     return Table(
         caption=f"{start(task.words)}, {last}{as_printed}",
         columns=("kept", *(columns * len(drops))),
         rows=tuple(rows),
-        note=note,
+        note=" ".join(note for note in notes if note),
         groups=(("", 1), *((DROP_NAMES[drop], span) for drop in drops)),
     )
 
@@ -87,15 +89,20 @@ def figures_table(report: Bench, task: Task) -> Table:
                     Entry(peak),
                 )
             )
-    drift = report.drift(task)
     first_pass = ("first pass",) if decode else ()
     figures = ("mean", "median", "95 % below", "std. dev.", *first_pass)
     return Table(
         caption=f"{start(task.words)}: every figure, in milliseconds",
         columns=("", *figures, "times", "faster", "peak memory"),
         rows=tuple(rows),
-        note="" if drift is None else f"The whole model's turns differ by {drift:.1f} %.",
+        note=drift_words(report, task),
     )
+
+
+def drift_words(report: Bench, task: Task) -> str:
+    """How far the whole model's turns are apart, which no difference between cuts should be below."""
+    drift = report.drift(task)
+    return "" if drift is None else f"The whole model's turns differ by {drift:.1f} %."
 
 
 def sizes_table(report: Bench) -> Table:
