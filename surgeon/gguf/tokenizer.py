@@ -8,7 +8,7 @@ way than transformers is refused.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,7 @@ def _read(
     tokens, types = _tokens(vocabulary, added, model, size, where)
     merges = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     add_bos, add_eos, special = _special(checkpoint, data, settings, vocabulary)
+    odd = tuple(_contradictions(settings, {"bos": add_bos, "eos": add_eos}))
     shared: dict[str, Any] = {
         "tokens": tokens,
         "types": types,
@@ -98,7 +99,7 @@ def _read(
             scores=[style.scores.get(token, UNSCORED) for token in tokens],
             merges=[],
             space_prefix=style.space_prefix,
-            notes=style.notes,
+            notes=(*style.notes, *odd),
             **shared,
         )
     pre, notes = byte_level(data, where)
@@ -108,7 +109,7 @@ def _read(
         scores=[],
         merges=[" ".join(merge) for merge in merges],
         space_prefix=None,
-        notes=notes,
+        notes=(*notes, *odd),
         **shared,
     )
 
@@ -186,6 +187,17 @@ def _special(
     add_bos = first is not None and vocabulary.get(first) == special.get("bos", -1)
     add_eos = last is not None and vocabulary.get(last) == special.get("eos", -1)
     return add_bos, add_eos, special
+
+
+def _contradictions(settings: dict[str, Any], adds: Mapping[str, bool]) -> Iterator[str]:
+    """Flags of a Llama's tokenizer that transformers 4 obeys, and transformers 5 does not."""
+    if str(settings.get("tokenizer_class")) in ("LlamaTokenizer", "LlamaTokenizerFast"):
+        for name, added in adds.items():
+            if settings.get(f"add_{name}_token", added) not in (added, None):
+                yield (
+                    f"tokenizer_config.json says add_{name}_token {not added}, tokenizer.json the "
+                    "contrary; the file follows the latter, as transformers 5 does"
+                )
 
 
 def _template(processor: dict[str, Any]) -> list[str | None]:

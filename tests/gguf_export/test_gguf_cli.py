@@ -201,6 +201,14 @@ def test_what_is_known_to_differ_is_said(cli, plain):
     assert lines[1].startswith("Note: llama.cpp puts a space before a text that begins with one")
 
 
+def test_settings_that_contradict_the_tokenizer(cli, plain):
+    settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False, "add_eos_token": False}
+    (plain / "tokenizer_config.json").write_text(json.dumps({**settings, "bos_token": "<s>"}))
+    notes = [line for line in cli("export", "gguf", plain).out.splitlines() if "Note" in line]
+    assert len(notes) == 1
+    assert "add_bos_token False" in notes[0]
+
+
 def test_without_gguf(cli, monkeypatch):
     from importlib import util
 
