@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from surgeon.measure.latency.run import bench
     from surgeon.measure.quality import evaluate, sweep
     from surgeon.measure.similarity import Similarity
+    from surgeon.measure.tasks import TaskSettings
     from surgeon.measure.text import TextSettings
     from surgeon.onnx.export import ExportReport, export_onnx
     from surgeon.plan import Plan, Sublayer
@@ -44,6 +45,7 @@ __all__ = [
     "Similarity",
     "Sublayer",
     "SurgeonError",
+    "TaskSettings",
     "TextSettings",
     "Verification",
     "__version__",
@@ -67,6 +69,7 @@ _HOMES = {
     "bench": "surgeon.measure.latency.run",
     "evaluate": "surgeon.measure.quality",
     "sweep": "surgeon.measure.quality",
+    "TaskSettings": "surgeon.measure.tasks",
     "TextSettings": "surgeon.measure.text",
     "Inspection": "surgeon.inspection",
     "inspect": "surgeon.inspection",

@@ -13,6 +13,10 @@ from surgeon.version import __version__
 
 PAPER = "https://arxiv.org/abs/2407.15516"
 
+MEASURED_BEGIN = "<!-- surgeon: measured, from measured.json -->"
+MEASURED_END = "<!-- surgeon: end of measured -->"
+"""Between these, surgeon puts what it measured and keeps it up to date; see measure/card.py."""
+
 
 def cost_rows(before: Costs, after: Costs) -> list[tuple[str, str, str, str]]:
     """What | before | after | change, for tables."""
@@ -98,6 +102,9 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})
 ```
 
 {loads}
+
+{MEASURED_BEGIN}
+{MEASURED_END}
 
 ## Limits
 

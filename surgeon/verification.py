@@ -17,6 +17,7 @@ from surgeon.companions import companions
 from surgeon.config import pruned_config
 from surgeon.errors import SurgeonError
 from surgeon.jsonfile import encode_json
+from surgeon.measure.card import CARD, MEASURED
 from surgeon.onnx.export import GRAPH
 from surgeon.onnx.genai import GENAI
 from surgeon.onnx.weights import DATA
@@ -26,7 +27,7 @@ from surgeon.surgery import remote_code
 
 _CHUNK = 4 << 20
 
-_OWN_FILES = {"config.json", INDEX, SURGERY, "README.md", ".gitattributes", GRAPH, DATA, GENAI}
+_OWN_FILES = {"config.json", INDEX, SURGERY, CARD, MEASURED, ".gitattributes", GRAPH, DATA, GENAI}
 """Files of a pruned folder that are not the source's; the card may be edited, a graph be added."""
 
 

@@ -14,11 +14,14 @@ from surgeon.cli.options import (
     Drop,
     Dtype,
     Fraction,
+    IncludePath,
     KeepLast,
     Last,
     Layers,
+    Limit,
     Model,
     Stride,
+    Tasks,
     Text,
     Window,
     Windows,
@@ -32,6 +35,9 @@ def evaluate(
     stride: Stride = None,
     characters: Characters = None,
     windows: Windows = None,
+    tasks: Tasks = None,
+    limit: Limit = None,
+    include_path: IncludePath = None,
     drop: Drop = "attn",
     last: Last = None,
     fraction: Fraction = None,
@@ -50,25 +56,29 @@ def evaluate(
 ) -> None:
     """Measure a model, or a cut of it that is only pretended: nothing of it is written.
 
-    The loss of texts, in sliding windows: every token is predicted once.
+    The loss of texts, in sliding windows, where every token is predicted once; or tasks of
+    lm-evaluation-harness. As measured.json in a pruned folder, the result gets into its model card.
     """
     from surgeon.checkpoint.source import expand
+    from surgeon.checkpoint.staging import SURGERY
     from surgeon.cli.render import countdown, print_json, print_table
+    from surgeon.cli.wanted import wanted
     from surgeon.jsonfile import encode_json
+    from surgeon.measure.card import MEASURED, refresh_card
     from surgeon.measure.files import write_file
     from surgeon.measure.quality import check_place
     from surgeon.measure.quality import evaluate as run
     from surgeon.measure.tables import format_score
-    from surgeon.measure.text import TextSettings
     from surgeon.rule import Rule
 
     if output is not None:
         check_place(output)
     rule = Rule(drop, last, fraction, layers, count, by, keep_last)
+    settings = wanted(text, window, stride, characters, windows, tasks, limit, include_path)
     with countdown("measuring") as progress:
         report = run(
             model,
-            TextSettings(tuple(text or ()), window, stride, characters, windows),
+            settings,
             rule if rule.given else None,
             device=device,
             dtype=dtype,
@@ -77,13 +87,24 @@ def evaluate(
             progress=progress,
         )
     if output is not None:
-        write_file(expand(output), encode_json(report.to_json()))
+        path = expand(output)
+        write_file(path, encode_json(report.to_json()))
+        if path.name == MEASURED and (path.parent / SURGERY).is_file() and refresh_card(path.parent):
+            typer.echo(f"The model card beside {output} says so now.", err=True)
     if as_json:
         print_json(report)
         return
     (cell,) = report.cells
     typer.echo(f"{report.subject.model}: {cell.variant.name}")
     print_table(
-        ("", "score", "unit"),
-        [(m.label, format_score(cell.scores[m.name], m.unit), m.unit) for m in report.measures],
+        ("", "score", "±", "unit"),
+        [
+            (
+                ", ".join(word for word in (m.label, m.detail) if word),
+                format_score(cell.scores[m.name], m.unit),
+                format_score(cell.stderr[m.name], m.unit) if m.name in cell.stderr else "",
+                m.unit,
+            )
+            for m in report.measures
+        ],
     )

@@ -108,3 +108,22 @@ Windows = Annotated[
     int | None,
     typer.Option(metavar="N", help="Measure only the first N windows of a text.", show_default=False),
 ]
+
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LIST",
+        help="Tasks of lm-evaluation-harness, NAME or NAME:SHOTS; openllm: the four of the paper.",
+        show_default=False,
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Take only the first N documents of a task.", show_default=False),
+]
+IncludePath = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR", help="A folder of tasks of your own, as YAML files.", show_default=False
+    ),
+]

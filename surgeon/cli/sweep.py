@@ -11,8 +11,11 @@ from surgeon.cli.options import (
     Characters,
     Device,
     Dtype,
+    IncludePath,
+    Limit,
     Model,
     Stride,
+    Tasks,
     Text,
     Window,
     Windows,
@@ -29,6 +32,9 @@ def sweep(
     stride: Stride = None,
     characters: Characters = None,
     windows: Windows = None,
+    tasks: Tasks = None,
+    limit: Limit = None,
+    include_path: IncludePath = None,
     drop: Annotated[
         str, typer.Option(metavar="LIST", help="What the cuts remove: some of attn, mlp, block.")
     ] = "attn,mlp,block",
@@ -49,6 +55,23 @@ def sweep(
             "those of the same model.",
         ),
     ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Share the work out to N processes of Ray, each with the model; on CUDA a GPU each.",
+            show_default=False,
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A running Ray cluster for --workers; by default one on this machine.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a whole grid of cuts in one process; what cuts have in common is computed once.
@@ -56,15 +79,31 @@ def sweep(
     A killed sweep continues where it stopped when it is called again.
     """
     from surgeon.cli.render import countdown, print_document_table, print_json
+    from surgeon.cli.wanted import wanted
+    from surgeon.errors import SurgeonError
     from surgeon.measure.findings import headline
+    from surgeon.measure.gather import Engine, local_engine
+    from surgeon.measure.opened import Opened
     from surgeon.measure.quality import sweep as run
     from surgeon.measure.tables import cut_tables, overview
-    from surgeon.measure.text import TextSettings
+    from surgeon.measure.workers import ray_engine
 
+    if ray_address is not None and workers is None:
+        raise SurgeonError("--ray-address says where workers run; give --workers N, too")
+
+    def notify(words: str) -> None:
+        typer.echo(words, err=True)
+
+    def engine(opened: Opened) -> Engine:
+        if workers is None:
+            return local_engine(opened, batch_size, notify)
+        return ray_engine(opened, model, workers, ray_address, batch_size, notify)
+
+    settings = wanted(text, window, stride, characters, windows, tasks, limit, include_path)
     with countdown("measuring") as progress:
         report = run(
             model,
-            TextSettings(tuple(text or ()), window, stride, characters, windows),
+            settings,
             output,
             drops=[word.strip() for word in drop.split(",")],
             fractions=[word.strip() for word in fractions.split(",")],
@@ -73,7 +112,8 @@ def sweep(
             dtype=dtype,
             batch_size=batch_size,
             paper=paper,
-            notify=lambda words: typer.echo(words, err=True),
+            engine=engine,
+            notify=notify,
             progress=progress,
         )
     if as_json:

@@ -10,6 +10,7 @@ from surgeon.checkpoint.staging import SURGERY
 from surgeon.companions import license_lines, llama_duties
 from surgeon.errors import SurgeonError
 from surgeon.hub.source import refused
+from surgeon.measure.card import refresh_card
 
 _PUBLIC = (
     "*.safetensors",
@@ -55,7 +56,8 @@ def push(
 ) -> PushReport:
     """Uploads a pruned folder to ``repo`` (ORG/NAME), which is made if it is not there.
 
-    The model card goes as it is, edited or not. ``revision`` is a branch, made if need be.
+    The model card goes as it is, edited or not, but for its section on what was measured, which follows
+    the measured.json beside it. ``revision`` is a branch, made if need be.
 
     Raises SurgeonError if surgeon did not make the folder, or the Hub does not allow it.
     """
@@ -64,6 +66,8 @@ def push(
     found = checkpoint.source.files()
     if SURGERY not in found:
         raise SurgeonError(f"{place}: has no {SURGERY}; surgeon did not make it, so it is not pushed")
+    if not dry_run and refresh_card(place):
+        found = open_checkpoint(place).source.files()
     files = {name: size for name, size in sorted(found.items()) if _is_public(name)}
     base = str(read_json(checkpoint.source, SURGERY).get("source", {}).get("model", ""))
     advice = llama_duties(license_lines(checkpoint.source), base, repo)

@@ -104,6 +104,10 @@ class Scorer:
     A batch holds ``batch_size`` rows, padded on the right, or about BATCH_TOKENS tokens. Where memory
     runs out, it is halved, once and for all, and ``notify`` gets a line that says so. Softmax is in
     float32 whatever the model's dtype.
+
+    With a batch size of 1 all logits of a row are computed, as transformers does it, and not only those
+    that are asked for: matrix products of another size round otherwise. So the scores are to the last
+    bit those of programs that run one row after the other.
     """
 
     def __init__(
@@ -179,7 +183,7 @@ class Scorer:
 
         def finish(number: int, state: State) -> None:
             nonlocal started
-            scores = places.scores(network, state, variants[number])
+            scores = places.scores(network, state, variants[number], whole=self._batch_size == 1)
             now = time.perf_counter()
             results[number] = (scores, now - started)
             started = now
@@ -205,12 +209,14 @@ class _Places:
                 self.targets += item.continuation
                 self.ends.append(len(self.targets))
 
-    def scores(self, network: Network, state: State, variant: Variant) -> list[Score]:
-        """Of each item in the order they came."""
+    def scores(
+        self, network: Network, state: State, variant: Variant, whole: bool = False
+    ) -> list[Score]:
+        """Of each item in the order they came; ``whole`` computes all logits, to take these from."""
         import torch
 
         targets = torch.tensor(self.targets, device=network.device)
-        pieces = list(self._chunks(network, state, targets))
+        pieces = list(self._chunks(network, state, targets, whole))
         logprobs = torch.cat([piece for piece, _ in pieces]).cpu()
         likeliest = torch.cat([piece for _, piece in pieces]).cpu()
         if logprobs.isnan().any():
@@ -224,12 +230,17 @@ class _Places:
             for a, b in zip(starts, self.ends, strict=True)
         ]
 
-    def _chunks(self, network: Network, state: State, targets: Any) -> Iterator[tuple[Any, Any]]:
+    def _chunks(
+        self, network: Network, state: State, targets: Any, whole: bool
+    ) -> Iterator[tuple[Any, Any]]:
         """Log-probabilities of the targets and whether they are the likeliest, some at a time."""
         size = max(128, _CHUNKS[network.device.type] // network.vocab_size)
+        if whole:
+            size = len(self.targets)
         for start in range(0, len(self.targets), size):
             chunk = slice(start, start + size)
-            logits = network.logits(state, at=(self.rows[chunk], self.positions[chunk]))
+            places = self.rows[chunk], self.positions[chunk]
+            logits = network.logits(state)[places] if whole else network.logits(state, at=places)
             wanted = targets[chunk]
             logprobs = logits.float().log_softmax(-1)
             yield logprobs.gather(-1, wanted[:, None])[:, 0], logits.argmax(-1) == wanted

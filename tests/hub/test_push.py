@@ -135,3 +135,53 @@ def test_duties_of_the_llama_licences(licence: str, repo: str, count: int, tmp_p
     surgeon.prune(model, tmp_path / "out", last=2)
     assert f"license: {licence}\n" in (tmp_path / "out" / "README.md").read_text()
     assert len(surgeon.push(tmp_path / "out", repo, dry_run=True).advice) == count
+
+
+def test_what_was_measured_goes_along(hub: HubServer, out: Path, run_surgeon: Run) -> None:
+    """A measured.json beside the model: in the pushed card, as it is at the time of the push."""
+    report = {
+        "format": 1,
+        "subject": {
+            "model": "sample",
+            "revision": None,
+            "fingerprint": "",
+            "num_layers": 12,
+            "parameters": 1,
+            "dtype": "float32",
+            "device": "cpu",
+            "versions": {"torch": "2.13.0"},
+        },
+        "settings": {"tasks": ["arc_challenge:25"], "limit": 10},
+        "measures": [
+            {"name": "arc", "label": "ARC", "unit": "%", "higher_is_better": True, "detail": "acc_norm"}
+        ],
+        "cells": [
+            {
+                "variant": {
+                    "name": "cut",
+                    "drop": None,
+                    "fraction": None,
+                    "count": 3,
+                    "keep_last": True,
+                    "removed": [[layer, "attn"] for layer in (8, 9, 10)],
+                },
+                "scores": {"arc": 25.5},
+                "stderr": {"arc": 1.25},
+                "seconds": 1.0,
+            }
+        ],
+    }
+    (out / "measured.json").write_text(json.dumps(report))
+    dry = run_surgeon("push", out, "me/pruned", "--dry-run")
+    assert (dry.returncode, dry.stderr) == (0, "")
+    assert "25.50" not in (out / "README.md").read_text()
+    done = run_surgeon("push", out, "me/pruned", token=hub.token)
+    assert (done.returncode, done.stderr) == (0, "")
+    there = hub.files("me/pruned")
+    assert "| ARC, acc_norm, % | 25.50 ± 1.25 |" in there["README.md"].decode()
+    assert json.loads(there["measured.json"]) == report
+    report["cells"][0]["variant"]["removed"].pop()
+    (out / "measured.json").write_text(json.dumps(report))
+    done = run_surgeon("push", out, "me/pruned", token=hub.token)
+    assert done.returncode == 2
+    assert "measured.json: has no result of this model, but of sample" in done.stderr

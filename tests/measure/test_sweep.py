@@ -210,7 +210,7 @@ def test_logits_that_are_not_numbers_stop_the_sweep(text: Path, tmp_path: Path) 
         (["--fractions", "1%,2%"], "rounds to none"),
         (["--paper", "gpt"], "--paper 'gpt' is not known"),
         (["--text", "/no/such/text"], "/no/such/text: cannot be read"),
-        ([], "no file is given"),
+        ([], "nothing to measure: give --text FILE"),
     ],
 )
 def test_grids_that_are_refused(

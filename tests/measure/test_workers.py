@@ -1,0 +1,119 @@
+"""A sweep on workers of Ray: the scores of one process, bit by bit; clear words when one is lost."""
+
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import surgeon
+from surgeon.measure import workers
+from surgeon.measure.gather import Engine, gather
+from surgeon.measure.grid import WHOLE, grid
+from surgeon.measure.opened import Opened
+from surgeon.measure.scoring import Item, make_parts
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+ray = pytest.importorskip("ray")
+
+VARIANTS = grid(12, ["attn", "mlp"], ["25%", "33%"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """One Ray for all tests: it takes many seconds to start."""
+    torch.set_num_threads(1)
+    with workers._cluster(None, 2, 0):
+        yield
+
+
+@pytest.fixture
+def opened() -> Opened:
+    return Opened.open("sample", "cpu")
+
+
+def items(count: int) -> list[Item]:
+    rng = random.Random(0)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, 2048) for _ in range(length))
+
+    return [Item(ids(rng.randrange(20, 200)), ids(rng.randrange(1, 9))) for _ in range(count)]
+
+
+def test_two_workers_score_as_one_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole sweep, with its journal; nothing is left to do for a second one."""
+    monkeypatch.setattr("surgeon.measure.gather.make_parts", partial(make_parts, tokens=512))
+    text = tmp_path / "text.txt"
+    text.write_text("The wind came over the hill and the children ran home to their mother. " * 80)
+    settings = surgeon.TextSettings((str(text),), window=256)
+    asked: list[int] = []
+
+    def engine(opened: Opened) -> Engine:
+        work = workers.ray_engine(opened, "sample", 2)
+
+        def counting(jobs: Any, advance: Any) -> Any:
+            asked.append(len(jobs))
+            return work(jobs, advance)
+
+        return counting
+
+    grown = {"drops": ["attn", "mlp"], "fractions": ["25%", "33%"], "device": "cpu"}
+    alone = surgeon.sweep("sample", settings, tmp_path / "alone", **grown)
+    seen: list[tuple[int, int]] = []
+    shared = surgeon.sweep(
+        "sample",
+        settings,
+        tmp_path / "shared",
+        **grown,
+        engine=engine,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert [cell.scores for cell in shared.cells] == [cell.scores for cell in alone.cells]
+    assert asked[0] >= 4  # parts, so that both workers had some
+    assert seen[-1][0] == seen[-1][1] > 0
+    again = surgeon.sweep("sample", settings, tmp_path / "shared", **grown, engine=engine)
+    assert [cell.scores for cell in again.cells] == [cell.scores for cell in alone.cells]
+    assert asked[1] == 0
+
+
+def test_a_worker_with_another_model(opened: Opened, refuse: Callable[..., None]) -> None:
+    """Which a folder of the same name on another machine could hold."""
+    changed = Opened.open("sample", "cpu")
+    changed.__dict__["fingerprint"] = "0" * 64
+    engine = workers.ray_engine(changed, "sample", 1)
+    refuse(partial(gather, items(2), [WHOLE], engine), "another model on the machine of a worker")
+
+
+class Dying(workers.Worker):
+    """Dies at its first job, as a process does that runs out of memory."""
+
+    def score(self, job: Any) -> Any:
+        os._exit(1)
+
+
+def test_a_worker_that_dies(
+    opened: Opened, refuse: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(workers, "Worker", Dying)
+    engine = workers.ray_engine(opened, "sample", 2)
+    refuse(partial(gather, items(4), [WHOLE], engine), "a worker died", "run the same again to go on")
+
+
+def test_what_is_refused_before_anything_starts(opened: Opened, refuse: Callable[..., None]) -> None:
+    refuse(partial(workers.ray_engine, opened, "sample", 0), "--workers 0 is too few")
+    refuse(partial(workers._knock, "127.0.0.1:1"), "--ray-address 127.0.0.1:1", "nobody answers")
+    workers._knock("auto")  # is Ray's to find
+
+
+def test_without_ray(
+    opened: Opened, refuse: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refuse(partial(workers.ray_engine, opened, "sample", 2), "pip install 'surgeon[workers]'")
