@@ -10,19 +10,20 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from surgeon.families import FAMILIES, LLAMA
-
-_FAMILIES = [family for family in FAMILIES.values() if family is not LLAMA]
-"""Those that have a dialect of their own; nemotron-nas is Llama's."""
+from surgeon.families import DIALECTS
 
 _CONFIG = "transformers.models.auto.configuration_auto"
 _MODELS = "transformers.models.auto.modeling_auto"
+
+_PREFIXES = ("DeciLM", *(f"Surgeon{family.prefix}" for family in DIALECTS.values()))
+"""How our classes begin: those of nemotron-nas, then those of each family's own dialect."""
 
 _WATCHED = ("transformers", "surgeon.remote_code.")
 
@@ -64,7 +65,8 @@ def _register() -> None:
         _done.add(_CONFIG)
         from transformers import AutoConfig
 
-        for config in _configs():
+        for prefix in _PREFIXES:
+            config = _class("configuration", f"{prefix}Config")
             AutoConfig.register(config.model_type, config, exist_ok=True)
             # so that save_pretrained puts the .py files into the folder, for users without surgeon
             config.register_for_auto_class("AutoConfig")
@@ -72,30 +74,18 @@ def _register() -> None:
         _done.add(_MODELS)
         from transformers import AutoModel, AutoModelForCausalLM
 
-        for config, base, causal in zip(_configs(), *_models(), strict=True):
-            for auto, model in ((AutoModel, base), (AutoModelForCausalLM, causal)):
+        for prefix in _PREFIXES:
+            config = _class("configuration", f"{prefix}Config")
+            for auto, kind in ((AutoModel, "Model"), (AutoModelForCausalLM, "ForCausalLM")):
+                model = _class("modeling", f"{prefix}{kind}")
                 auto.register(config, model, exist_ok=True)
                 model.register_for_auto_class(auto.__name__)
 
 
-def _configs() -> list[Any]:
-    from surgeon.remote_code import configuration_blocks, configuration_surgeon
-
-    own = [getattr(configuration_blocks, f"Surgeon{family.prefix}Config") for family in _FAMILIES]
-    return [configuration_surgeon.DeciLMConfig, *own]
-
-
-def _models() -> tuple[list[Any], list[Any]]:
-    from surgeon.remote_code import modeling_blocks, modeling_surgeon
-
-    names = [f"Surgeon{family.prefix}" for family in _FAMILIES]
-    return (
-        [modeling_surgeon.DeciLMModel, *(getattr(modeling_blocks, f"{n}Model") for n in names)],
-        [
-            modeling_surgeon.DeciLMForCausalLM,
-            *(getattr(modeling_blocks, f"{n}ForCausalLM") for n in names),
-        ],
-    )
+def _class(kind: str, name: str) -> Any:
+    """A class of surgeon.remote_code: nemotron-nas has modules of its own."""
+    dialect = "surgeon" if name.startswith("DeciLM") else "blocks"
+    return getattr(import_module(f"surgeon.remote_code.{kind}_{dialect}"), name)
 
 
 class _Finder(MetaPathFinder):

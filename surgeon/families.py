@@ -217,8 +217,10 @@ NAS_MODEL_TYPE = "nemotron-nas"
 NAS_ARCHITECTURE = "DeciLMForCausalLM"
 
 
-DIALECTS: dict[str, Family] = {family.dialect: family for family in FAMILIES.values()}
-"""The families' own dialects, by model_type."""
+DIALECTS: dict[str, Family] = {
+    family.dialect: family for family in FAMILIES.values() if family is not LLAMA
+}
+"""The families' own dialects, by model_type; nemotron-nas is Llama's."""
 
 
 def family_of(config: dict[str, object], where: str) -> Family:

@@ -23,7 +23,7 @@ def prune(
         typer.Option(
             "--portable",
             metavar="",
-            help="Add zero MLPs and zero padding where vLLM or llama.cpp would refuse the result.",
+            help="Add zero MLPs, biases and padding where vLLM or llama.cpp would refuse the result.",
         ),
     ] = False,
     max_shard_size: Annotated[

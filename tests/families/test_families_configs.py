@@ -10,7 +10,7 @@ from family_rows import CUTS, LAYERS, ROWS
 import surgeon
 from surgeon.config import rope_is_only_new_style
 from surgeon.errors import SurgeonError
-from surgeon.families import FAMILIES, LLAMA
+from surgeon.families import FAMILIES
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -210,9 +210,3 @@ def test_the_tokenizer_has_the_class_of_the_source(name, named, source, tmp_path
         assert type(found) is type(want)
         assert found(WORDS).input_ids == want(WORDS).input_ids
     assert "tokenizer_class" not in read(tmp_path / "whole")
-
-
-def test_llama_alone_has_no_dialect_of_its_own():
-    assert [family.dialect for family in FAMILIES.values() if family is not LLAMA] == [
-        f"surgeon-{name}" for name in FAMILIES if name != "llama"
-    ]

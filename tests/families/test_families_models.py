@@ -1,7 +1,9 @@
 """Cuts of every family in transformers: equal to the whole model with the same sublayers skipped."""
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +83,16 @@ def test_hidden_states_and_attentions(pruned, ids):
     model.set_attn_implementation("sdpa")
 
 
+def test_compiled_copied_and_pickled(pruned, ids):
+    """The classes are made on demand, and found again by their names."""
+    model = pruned("qwen3-window", "scattered")
+    want = logits(model, ids)
+    assert torch.equal(logits(copy.deepcopy(model), ids), want)
+    assert torch.equal(logits(pickle.loads(pickle.dumps(model)), ids), want)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(logits(compiled, ids, use_cache=False), want)
+
+
 @pytest.fixture(scope="module")
 def stranger(cut, pruned, ids, tmp_path_factory):
     """What one process without surgeon finds in a cut of every row, and in what it saves of it."""
@@ -113,6 +125,14 @@ def test_without_surgeon_by_trust_remote_code(name, stranger, pruned, ids):
     for key in (name, f"{name} resaved", f"{name} resaved again") if own else (name,):
         assert torch.equal(stranger[key]["logits"], want)
         assert stranger[key]["module"].startswith("transformers_modules.")
+
+
+# of qwen2 transformers 5 takes Qwen2Tokenizer, even for the sample's tokenizer, which is another
+@pytest.mark.parametrize("name", ["mistral-window", "qwen3", "granite", "smollm3"])
+def test_the_tokenizer_without_surgeon(name, stranger, source):
+    words = stranger[f"{name} resaved"]["words"]  # of the folder that surgeon wrote
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source(name))
+    assert words[True] == words[False] == tokenizer("Once upon a time, there").input_ids
 
 
 @pytest.mark.parametrize("name", ROWS)
