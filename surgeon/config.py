@@ -48,13 +48,15 @@ def pruned_config(
     for key in QUANTIZATION_KEYS:
         if key in config:
             new[key] = renumber(config[key], plan, structure, where)
+    if rope_is_only_new_style(new):
+        flat = _flat_rope(family.filled(new))
+        new |= {key: value for key, value in flat.items() if value is not None}
     if family is not LLAMA and _reader(structure) is LLAMA:
         new = _as_llama(family.filled(new), structure)
     if not structure.plain:
         new.setdefault("tokenizer_class", family.tokenizer)
     if structure.dialect == NAS_MODEL_TYPE:
         return _to_nas(new, structure)
-    new = _with_flat_rope(new)
     return _to_plain(new, structure, family) if structure.plain else _to_own(new, structure)
 
 
@@ -87,12 +89,6 @@ def _flat_rope(config: dict[str, Any]) -> dict[str, Any]:
         "rope_theta": rope.get("rope_theta", config.get("rope_theta", 10000.0)),
         "rope_scaling": None if scaling.get("rope_type") in (None, "default") else scaling,
     }
-
-
-def _with_flat_rope(config: dict[str, Any]) -> dict[str, Any]:
-    if not rope_is_only_new_style(config):
-        return config
-    return config | {key: value for key, value in _flat_rope(config).items() if value is not None}
 
 
 def _to_plain(config: dict[str, Any], structure: Structure, before: Family) -> dict[str, Any]:

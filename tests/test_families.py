@@ -7,6 +7,7 @@ import pytest
 from checkpoints import Spec
 
 import surgeon
+from surgeon.config import pruned_config
 from surgeon.errors import SurgeonError
 from surgeon.families import family_of
 from surgeon.patterns import Pattern
@@ -87,6 +88,19 @@ def test_smollm3_has_no_rope_in_every_fourth_layer() -> None:
     rotary = [pattern.rotary for pattern in structure_of("SmolLM3").patterns]
     assert rotary == [True, True, True, False]
     assert structure_of("SmolLM3", no_rope_layer_interval=2).patterns[1] == Pattern(None, False)
+
+
+@pytest.mark.parametrize("drop", ["attn", "block"])
+@pytest.mark.parametrize("nope", [[1, 0, 1, 1], [1, 1, 1, 1]])
+def test_a_base_of_rope_that_the_class_knows(drop: str, nope: list[int]) -> None:
+    """Written out in every dialect, and not as another family's."""
+    fields = {"no_rope_layers": nope, "rope_parameters": {"rope_type": "default"}}
+    config = checkpoints.config(Spec(style=5, config=fields | {"model_type": "smollm3"}))
+    config["architectures"] = ["SmolLM3ForCausalLM"]
+    structure = read_structure(config, family_of(config, "f"), "f")
+    plan = Plan.layers(4, "2", drop)
+    new = pruned_config(config, plan, structure.cut(plan), "f")
+    assert new["rope_theta"] == 2000000.0
 
 
 def test_families_that_are_not_known(tmp_path: Any) -> None:
