@@ -49,7 +49,7 @@ def similarity(
     angular distances over runs of layers, as in arXiv 2403.17887.
     """
     from surgeon.cli.render import console, countdown, print_json
-    from surgeon.measure.chart import chart, floor
+    from surgeon.measure.chart import chart
     from surgeon.measure.compare import similarity as run
     from surgeon.measure.similarity_files import check_folder, write_similarity
 
@@ -75,7 +75,7 @@ def similarity(
     subject = found.subject
     typer.echo(
         f"{subject.model}: cosine similarity before and after, over {found.tokens:,} tokens of "
-        f"{found.settings['text']}; bars from {floor(found):.2f} to 1"
+        f"{found.settings['text']}"
     )
     console().print()
     console().print(chart(found))

@@ -11,7 +11,7 @@ from typing import Any
 
 from surgeon.errors import SurgeonError
 from surgeon.measure.document import Chart
-from surgeon.measure.similarity import Similarity
+from surgeon.measure.similarity import Similarity, nines
 
 COLOURS = {"attn": "#0072B2", "mlp": "#D55E00", "block": "#3a3a3a"}
 MARKERS = {"attn": "o", "mlp": "s", "block": "D"}
@@ -104,8 +104,7 @@ def similarity_figure(similarity: Similarity) -> dict[str, bytes]:
         ticks = MaxNLocator(12, integer=True, steps=[1, 2, 4, 5, 10], min_n_ticks=1)
         axes.xaxis.set_major_locator(ticks)
         axes.set_xlim(-0.5, subject.num_layers - 0.5)
-        low, _ = axes.get_ylim()
-        axes.set_ylim(low, 1 + 0.02 * (1 - low))
+        _scale(axes, [v for curve in similarity.curves().values() for v in curve if v is not None])
         handles, labels = axes.get_legend_handles_labels()
         # above the axes, where no curve comes
         axes.legend(
@@ -140,3 +139,21 @@ def chart_figure(chart: Chart) -> dict[str, bytes]:
         axes.set_xticks([place for place, _, _ in shown], [f"{a}\n{b}" for _, a, b in shown])
         axes.legend(loc="best")
         return encode(drawn)
+
+
+_TICKS = (-1, -0.5, 0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
+
+
+def _scale(axes: Any, values: Sequence[float]) -> None:
+    """A vertical axis on the scale of ``nines``, labelled with the similarities themselves."""
+    import numpy as np
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = nines(min(values)), nines(max(values))
+    room = 0.06 * (high - low) or 0.1
+    functions = (lambda v: -np.log10(np.maximum(1 - v, 1e-7)), lambda n: 1 - 10.0**-n)
+    axes.set_yscale("function", functions=functions)
+    axes.set_ylim(1 - 10 ** (room - low), 1 - 10 ** -(high + room))
+    axes.yaxis.set_major_locator(FixedLocator(_TICKS))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))

@@ -146,6 +146,15 @@ class Similarity:
             raise SurgeonError(f"{where}: is not a file of surgeon similarity ({error!r})") from None
 
 
+def nines(value: float) -> float:
+    """The scale that charts are drawn on: 0.9 is 1, 0.99 is 2, 0.999 is 3.
+
+    The first layer of a trained Llama is far below all others, which a linear scale would press into
+    one line.
+    """
+    return -math.log10(max(1 - value, 1e-6))
+
+
 def read_similarity(path: str | os.PathLike[str]) -> tuple[Similarity, str]:
     """The similarity in a file, or in a folder that has one, and the path that was read."""
     place = expand(path)

@@ -12,8 +12,8 @@ from checkpoints import Outcome, assert_refused, digest
 from similarities import made
 
 import surgeon
-from surgeon.measure.chart import bar, chart, floor
-from surgeon.measure.similarity import read_similarity
+from surgeon.measure.chart import bar, chart
+from surgeon.measure.similarity import nines, read_similarity
 from surgeon.measure.similarity_files import write_similarity
 
 pytest.importorskip("torch")
@@ -36,7 +36,7 @@ def test_from_the_measurement_to_the_cut(prose: Path, tmp_path: Path, cli: Cli) 
     outcome = cli("similarity", "sample", *options, "-o", place)
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.startswith(
-        "sample: cosine similarity before and after, over 80 tokens of prose.txt; bars from 0."
+        "sample: cosine similarity before and after, over 80 tokens of prose.txt\n"
     )
     assert "Run of 4 layers that turns the stream least: " in outcome.out
     assert f"--drop attn --count 4 --by {place} -o OUT" in outcome.out
@@ -102,13 +102,11 @@ def test_what_is_wrong_takes_one_line(prose: Path, tmp_path: Path, cli: Cli) -> 
 
 
 def test_bars() -> None:
-    assert bar(1.0, 0.5, 4) == "████"
-    assert bar(0.5, 0.5, 4) == ""
-    assert bar(0.75 + 1 / 64, 0.5, 4) == "██▏"
-    assert bar(2.0, 0.5, 4) == "████"
-    assert bar(1.0, 1.0, 4) == "████"
-    assert floor(made([0.93], [0.99])) == pytest.approx(0.9)
-    assert floor(made([-0.2], [1.0])) == pytest.approx(-0.25)
+    assert bar(1.0, 4) == "████"
+    assert bar(0.0, 4) == ""
+    assert bar(0.5 + 1 / 32, 4) == "██▏"
+    assert (bar(2.0, 4), bar(-1.0, 4)) == ("████", "")
+    assert [nines(v) for v in (0.0, 0.9, 0.99, 1.0)] == pytest.approx([0, 1, 2, 6])
 
 
 def test_a_chart_fits_80_columns_and_shows_what_is_missing() -> None:
