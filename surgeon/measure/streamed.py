@@ -66,7 +66,7 @@ class StreamedNetwork(Network):
         if layer != self._held:
             layers = self._stack.layers
             if self._held is not None:
-                layers[self._held].to("meta")
+                self._weights.take_back(layers[self._held])
             self._held = None
             self._weights.fill(layers[layer], f"{self._family.layers}.{layer}", self._place)
             self._held = layer
@@ -74,17 +74,35 @@ class StreamedNetwork(Network):
 
 
 class _Weights:
-    """The tensors of a local checkpoint, read one by one."""
+    """The tensors of a local checkpoint, read one by one.
+
+    Memory is used again for the next layer rather than freed: an allocator that is asked for large
+    blocks of changing sizes keeps what it got, and the process would grow from layer to layer.
+    """
 
     def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
         self._tensors = checkpoint.tensors
         self._folder = folder
+        self._spare: dict[tuple[Any, ...], list[Any]] = {}
+        self._buffer: Any = None
 
     def fill(self, module: Any, prefix: str, device: Any) -> None:
         """Gives a module without weights those of its name, in its own dtype."""
-        module.to_empty(device=device)
-        for name, parameter in module.named_parameters():
-            parameter.data.copy_(self._read(self._tensor(f"{prefix}.{name}")))
+        import torch
+
+        for name, empty in list(module.named_parameters()):
+            spare = self._spare.get((empty.shape, empty.dtype))
+            weights = spare.pop() if spare else torch.empty_like(empty, device=device)
+            weights.copy_(self._read(self._tensor(f"{prefix}.{name}")))
+            _put(module, name, weights)
+
+    def take_back(self, module: Any) -> None:
+        """Leaves a module without weights; their memory is for the next one."""
+        import torch
+
+        for name, weights in list(module.named_parameters()):
+            self._spare.setdefault((weights.shape, weights.dtype), []).append(weights.detach())
+            _put(module, name, torch.empty_like(weights, device="meta"))
 
     def rows(self, name: str, dtype: Any) -> Any:
         """A module that looks up rows of a table as torch's Embedding does, from the file."""
@@ -96,7 +114,7 @@ class _Weights:
             def forward(self, ids: Any) -> Any:
                 wanted, places = ids.unique(return_inverse=True)
                 rows = weights._rows(tensor, wanted.tolist())
-                return rows.to(ids.device, dtype)[places]
+                return rows.to(ids.device, dtype)[places]  # a copy, before the buffer changes
 
         return Rows()
 
@@ -116,10 +134,16 @@ class _Weights:
         return self._bytes(tensor, ranges).view(len(wanted), *tensor.shape[1:])
 
     def _bytes(self, tensor: Tensor, ranges: list[tuple[int, int]]) -> Any:
-        """Byte ranges of a tensor's file one behind the other, as a flat tensor of its dtype."""
+        """Byte ranges of a tensor's file one behind the other, as a flat tensor of its dtype.
+
+        It is a view of a buffer that the next call overwrites.
+        """
         import torch
 
-        data = torch.empty(sum(length for _, length in ranges), dtype=torch.uint8)
+        size = sum(length for _, length in ranges)
+        if self._buffer is None or len(self._buffer) < size:
+            self._buffer = torch.empty(size, dtype=torch.uint8)
+        data = self._buffer[:size]
         view = memoryview(data.numpy())
         place = self._folder / tensor.file
         try:
@@ -136,6 +160,16 @@ class _Weights:
         except OSError as error:
             raise SurgeonError(f"{place}: cannot be read ({error.strerror})") from None
         return data.view(getattr(torch, DTYPES[tensor.dtype]))
+
+
+def _put(module: Any, name: str, weights: Any) -> None:
+    """Sets a parameter by its dotted name."""
+    import torch
+
+    owner, _, leaf = name.rpartition(".")
+    setattr(
+        module.get_submodule(owner), leaf, torch.nn.Parameter(weights.detach(), requires_grad=False)
+    )
 
 
 def _dtype(checkpoint: Checkpoint) -> str:

@@ -145,17 +145,21 @@ def test_low_memory_holds_one_layer_at_a_time_and_reads_each_once(
     from surgeon.measure import streamed
 
     held: list[list[int]] = []
+    places: set[int] = set()
     advance = streamed.StreamedNetwork.advance
 
     def watched(self: Any, state: Any, site: Any) -> Any:
         after = advance(self, state, site)
         layers = self.model.base_model.layers
+        places.add(layers[site[0]].mlp.up_proj.weight.data_ptr())
         held.append([n for n, layer in enumerate(layers) if not next(layer.parameters()).is_meta])
         return after
 
     monkeypatch.setattr(streamed.StreamedNetwork, "advance", watched)
     similarity("sample", text=[prose], tokens=1100, device="cpu", batch_size=1, low_memory=True)
     assert held == [[layer] for layer in range(12) for _ in range(3 * 2)]
+    # two, as gate_proj is of the same size
+    assert len(places) <= 2, "each layer took memory of its own"
 
 
 def test_low_memory_goes_in_passes_where_states_are_many(
