@@ -1,11 +1,11 @@
-"""Folders of models in several shapes: cut before, and in many shards."""
+"""Folders of models in several shapes: cut before, of other families, in many shards."""
 
 import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from small_models import make_model
+from small_models import FAMILIES, make_model
 
 import surgeon
 from surgeon.plan import Plan, Sublayer
@@ -22,10 +22,10 @@ def folders(room: Path) -> Callable[[str], Path | str]:
         elif name == "joined":  # an attention and the MLP of the next layer are one block
             removed = frozenset({(3, Sublayer.MLP), (4, Sublayer.ATTENTION)})
             surgeon.prune("sample", folder, Plan(12, removed))
-        elif name == "sharded":
-            changes = {"vocab_size": 2048, "attention_bias": True, "mlp_bias": True}
-            model = make_model("llama", **changes, tie_word_embeddings=False)
-            model.save_pretrained(folder, max_shard_size="90KB")
+        elif name.endswith("-cut"):
+            surgeon.prune(find(name.removesuffix("-cut")), folder, drop="attn", layers="1,4")
+        elif name in FAMILIES:
+            make_model(name, vocab_size=2048).save_pretrained(folder, max_shard_size="90KB")
             sample = Path(surgeon.__file__).parent / "sample"
             for file in ("tokenizer.json", "tokenizer_config.json"):
                 shutil.copy(sample / file, folder)

@@ -123,7 +123,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path | 
     return llamas_of_similarity.folders(tmp_path_factory.mktemp("similarity"))
 
 
-@pytest.mark.parametrize("source", ["sample", "cut", "joined", "sharded"])
+@pytest.mark.parametrize("source", ["sample", "cut", "joined", "qwen2", "granite-cut", "smollm3-cut"])
 def test_low_memory_gives_the_same_numbers(
     source: str, sources: Callable[[str], Path | str], prose: Path
 ) -> None:
