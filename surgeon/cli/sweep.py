@@ -86,10 +86,12 @@ def sweep(
     from surgeon.measure.opened import Opened
     from surgeon.measure.quality import sweep as run
     from surgeon.measure.tables import cut_tables, overview
-    from surgeon.measure.workers import ray_engine
+    from surgeon.measure.workers import import_ray, ray_engine
 
     if ray_address is not None and workers is None:
         raise SurgeonError("--ray-address says where workers run; give --workers N, too")
+    if workers is not None:
+        import_ray(ray_address)
 
     def notify(words: str) -> None:
         typer.echo(words, err=True)

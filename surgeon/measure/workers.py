@@ -52,7 +52,7 @@ def ray_engine(
     """
     if workers < 1:
         raise SurgeonError(f"--workers {workers} is too few; give 1 or more")
-    _import(address)
+    import_ray(address)
     place = str(Path(model).expanduser().resolve()) if Path(model).expanduser().exists() else model
     arguments = (place, opened.device, opened.dtype, batch_size, opened.fingerprint)
 
@@ -134,7 +134,7 @@ def _answer(ray: Any, reference: Any) -> tuple[tuple[Result, ...], list[str]]:
 @contextmanager
 def _cluster(address: str | None, workers: int, gpus: int) -> Iterator[Any]:
     """Ray: that of this process, a cluster, or one of its own on this machine; off again afterwards."""
-    ray = _import(address)
+    ray = import_ray(address)
     if ray.is_initialized():
         yield ray
         return
@@ -193,8 +193,13 @@ def _knock(address: str) -> None:
         ) from None
 
 
-def _import(address: str | None) -> Any:
-    if "ray" not in sys.modules:  # it reads these when it is imported, and never again
+def import_ray(address: str | None = None) -> Any:
+    """Ray, or SurgeonError with the words that install it.
+
+    To be called before others import it, as transformers may: how to keep quiet and the token of a Ray
+    of its own it reads from the environment when it is imported.
+    """
+    if "ray" not in sys.modules:
         for name, value in (_QUIET if address else _QUIET | _OWN).items():
             os.environ.setdefault(name, value)
     try:

@@ -5,6 +5,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from surgeon.measure.grid import WHOLE, grid
 from surgeon.measure.opened import Opened
 from surgeon.measure.scoring import Item, make_parts
 
+if find_spec("ray") is None:
+    pytest.skip("ray is not installed", allow_module_level=True)
+ray = workers.import_ray()  # before transformers does, or it writes a token into the home folder
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-ray = pytest.importorskip("ray")
 
 VARIANTS = grid(12, ["attn", "mlp"], ["25%", "33%"])
 
