@@ -25,6 +25,8 @@ SAMPLE = "sample"
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_SAMPLE_BYTES = 4096
+
 TEMPLATES = "additional_chat_templates"
 """The one folder that transformers puts files of a model into."""
 
@@ -132,6 +134,15 @@ class Checkpoint:
     def family(self) -> Family:
         """The row of families.py."""
         return self.structure.family
+
+    def sample_digest(self) -> str:
+        """SHA-256 over a page from the middle of every tensor; tells fine-tunes of one model apart."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            length = min(_SAMPLE_BYTES, tensor.length)
+            middle = tensor.offset + (tensor.length - length) // 2
+            digest.update(f"{name}\0".encode() + self.source.read(tensor.file, middle, length))
+        return digest.hexdigest()
 
 
 def sample_folder() -> Path:

@@ -1,16 +1,23 @@
-"""Batches that do not fit: known by torch's errors, halved, and said so."""
+"""Batches that do not fit: known by the errors of torch and onnxruntime, halved, and said so."""
 
 from collections.abc import Callable
 
 from surgeon.errors import SurgeonError
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether torch means that memory is short: CUDA has a class of its own for it, the CPU has not."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or onnxruntime says that memory ran out."""
+    text = f"{type(error).__name__} {error}".lower()
+    return isinstance(error, MemoryError) or any(
+        words in text
+        for words in (
+            "out of memory",
+            "outofmemory",
+            "failed to allocate memory",
+            "can't allocate memory",
+            "bad_alloc",
+            "bad allocation",
+        )
     )
 
 

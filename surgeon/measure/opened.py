@@ -14,9 +14,6 @@ from surgeon.measure.results import Subject
 from surgeon.plan import Site, Sublayer
 from surgeon.version import __version__
 
-_PROBE = 4096
-"""Bytes of each tensor that the fingerprint looks at, from its middle."""
-
 
 @dataclass(frozen=True)
 class Opened:
@@ -116,11 +113,8 @@ class Opened:
 def fingerprint(checkpoint: Checkpoint) -> str:
     """Tells models apart that differ in config or in weights, fine-tunes of one model among them.
 
-    SHA-256 over the config, the headers and a few bytes of every tensor.
+    SHA-256 over the config, the headers and a page of every tensor.
     """
-    source = checkpoint.source
-    digest = hashlib.sha256(checkpoint.fingerprint.encode() + source.read("config.json"))
-    for _, tensor in sorted(checkpoint.tensors.items()):
-        middle = max(0, tensor.length // 2 - _PROBE // 2)
-        digest.update(source.read(tensor.file, tensor.offset + middle, min(_PROBE, tensor.length)))
+    digest = hashlib.sha256(checkpoint.fingerprint.encode() + checkpoint.source.read("config.json"))
+    digest.update(checkpoint.sample_digest().encode())
     return digest.hexdigest()

@@ -3,7 +3,6 @@
 model.onnx is written beside the weights, since it points into them.
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -43,8 +42,6 @@ GRAPH = "model.onnx"
 
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 """The words of the command line, as safetensors dtypes."""
-
-_SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ def export_onnx(
     _check_links(folder, store.files)
     metadata = {
         "surgeon.fingerprint": checkpoint.fingerprint,
-        "surgeon.samples": sample_digest(whole),
+        "surgeon.samples": whole.sample_digest(),
         "surgeon.data_bytes": str(store.size),
         "surgeon.context_length": str(rope.length),
     }
@@ -172,16 +169,6 @@ def choose_dtype(checkpoint: Checkpoint, dtype: str) -> tuple[str, str]:
     return own, "the checkpoint's own, so that no weight is copied"
 
 
-def sample_digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 over a page from the middle of every tensor: tells other weights of the same shapes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(checkpoint.tensors.items()):
-        length = min(_SAMPLE_BYTES, tensor.length)
-        middle = tensor.offset + (tensor.length - length) // 2
-        digest.update(f"{name}\0".encode() + checkpoint.source.read(tensor.file, middle, length))
-    return digest.hexdigest()
-
-
 def _folder(checkpoint: Checkpoint, here: Path, output: str | os.PathLike[str] | None) -> Path:
     """The folder for the graph, with the weights in it.
 
@@ -199,9 +186,9 @@ def _folder(checkpoint: Checkpoint, here: Path, output: str | os.PathLike[str] |
         raise SurgeonError(f"{folder}: is not a folder; choose another -o")
     if folder.is_dir() and any(folder.iterdir()):
         there = open_checkpoint(folder)
-        if (there.fingerprint, sample_digest(there)) != (
+        if (there.fingerprint, there.sample_digest()) != (
             checkpoint.fingerprint,
-            sample_digest(checkpoint),
+            checkpoint.sample_digest(),
         ):
             raise SurgeonError(f"{folder}: holds another model; choose an empty folder for -o")
         return folder

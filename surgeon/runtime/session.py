@@ -10,7 +10,7 @@ from typing import Any
 
 from surgeon.checkpoint.source import Checkpoint, open_local
 from surgeon.errors import SurgeonError
-from surgeon.onnx.export import GRAPH, sample_digest
+from surgeon.onnx.export import GRAPH
 from surgeon.onnx.ops import WINDOWS_IR_VERSION
 from surgeon.onnx.weights import DATA
 
@@ -135,7 +135,7 @@ def _check_belongs(checkpoint: Checkpoint, metadata: dict[str, str], path: Path)
         raise SurgeonError(f"{path}: surgeon did not make this graph; {again}")
     if metadata["surgeon.fingerprint"] != checkpoint.fingerprint:
         raise SurgeonError(f"{path}: was made for other weight files than those beside it; {again}")
-    if metadata["surgeon.samples"] != sample_digest(checkpoint):
+    if metadata["surgeon.samples"] != checkpoint.sample_digest():
         raise SurgeonError(f"{path}: the weights beside it were replaced since it was made; {again}")
     expected = int(metadata["surgeon.data_bytes"])
     found = checkpoint.source.files().get(DATA, 0)

@@ -44,19 +44,3 @@ def cuda_free() -> int | None:
     except ImportError:
         return None
     return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch or onnxruntime says that memory ran out."""
-    text = f"{type(error).__name__} {error}".lower()
-    return isinstance(error, MemoryError) or any(
-        words in text
-        for words in (
-            "out of memory",
-            "outofmemory",
-            "failed to allocate memory",
-            "can't allocate memory",
-            "bad_alloc",
-            "bad allocation",
-        )
-    )

@@ -22,9 +22,9 @@ from surgeon.measure.latency import engines, settings
 from surgeon.measure.latency.engines import Engine
 from surgeon.measure.latency.files import check_same, keep, read, save
 from surgeon.measure.latency.grids import choose_grid
-from surgeon.measure.latency.memory import out_of_memory
 from surgeon.measure.latency.settings import Settings
 from surgeon.measure.latency.values import Bench, Cell, Task, parse_tasks
+from surgeon.measure.memory import out_of_memory
 from surgeon.measure.results import Subject
 from surgeon.measure.shapes import SHAPES, find_shape, make
 from surgeon.plan import Plan

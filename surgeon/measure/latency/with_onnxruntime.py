@@ -19,8 +19,9 @@ from typing import Any, Self
 
 from surgeon.errors import SurgeonError
 from surgeon.measure.latency.loops import time_task
-from surgeon.measure.latency.memory import cuda_free, out_of_memory, peak_resident
+from surgeon.measure.latency.memory import cuda_free, peak_resident
 from surgeon.measure.latency.values import Task, Timing
+from surgeon.measure.memory import out_of_memory
 from surgeon.runtime.session import Loaded
 
 PEAKS = {
