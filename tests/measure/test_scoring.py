@@ -131,7 +131,10 @@ def test_logits_that_are_not_numbers_name_the_cut(refuse: Callable[..., None]) -
 @pytest.mark.parametrize("batch_size", [None, 16])
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
 )
 def test_a_batch_is_halved_when_memory_runs_out(
     network: Network, monkeypatch: Any, batch_size: int | None, error: Exception
