@@ -50,6 +50,7 @@ def test_of_a_long_file_the_beginning_is_read(tmp_path: Path, monkeypatch: pytes
         return encode(text, **options)
 
     watched.bos_token_id = watched.eos_token_id = 1  # type: ignore[attr-defined]
+    watched.is_fast = True  # type: ignore[attr-defined]
     monkeypatch.setitem(vars(opened), "tokenizer", watched)
     windows = text_windows([path], opened, 5, 512)
     assert [len(window) for window in windows.ids] == [6]
