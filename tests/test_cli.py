@@ -326,9 +326,11 @@ BIG = checkpoints.Spec(layers=8, hidden=2048, heads=16, kv_heads=4, head_dim=128
 
 # the program as it is, on a slow disk: else a fast machine is done before the signal comes
 SLOW = """
-import time
+import signal, time
 from surgeon.checkpoint import copying
 from surgeon.cli import main
+# a shell lets its background jobs ignore it, and they hand that on
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in ("_move", "_move_in_kernel"):
     def slow(*args, real=getattr(copying, name)):
         time.sleep(0.1)

@@ -95,7 +95,7 @@ CONFIG = {
     "family-a-list": "['llama'] is not known",
     "family-gpt2": "'gpt2' is not known",
     "family-missing": "None is not known",
-    "family-mistral": "'mistral' is not known",
+    "family-gemma2": "'gemma2' is not known",
     "head-dim-other": "q_proj.weight",
     "heads-not-of-kv-heads": "num_attention_heads 4 is not a multiple",
     "heads-other": "q_proj.weight",

@@ -155,7 +155,7 @@ def test_texts_that_are_refused(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "no file is given"),
+        ([], "give --text FILE or --tasks LIST"),
         (["--window", 1], "--window 1 is out of range; the model's context allows 2-1024"),
         (["--window", 4096], "--window 4096 is out of range"),
         (["--stride", 0], "--stride 0 is too few"),
