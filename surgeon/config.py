@@ -39,7 +39,8 @@ def pruned_config(
 
     Fields that surgery does not touch stay as they are. The rope fields of transformers 5 are joined
     by those of transformers 4, which other runtimes read as well; the nemotron-nas dialect takes only
-    these. Raises SurgeonError, naming ``where``, for layer patterns that cannot follow the plan.
+    these. Where transformers has a default and MLX-LM another, the field is written out. Raises
+    SurgeonError, naming ``where``, for layer patterns that cannot follow the plan.
     """
     family = family_of(config, where)
     new = config | cut_patterns(config, family, plan, where)
@@ -51,6 +52,8 @@ def pruned_config(
     if rope_is_only_new_style(new):
         flat = _flat_rope(family.filled(new))
         new |= {key: value for key, value in flat.items() if value is not None}
+    new.setdefault("rope_theta", family.rope_theta)
+    new.setdefault("tie_word_embeddings", structure.tied)
     if family is not LLAMA and _reader(structure) is LLAMA:
         new = _as_llama(family.filled(new), structure)
     if not structure.plain:
@@ -74,11 +77,15 @@ def _as_llama(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
 
 
 def rope_is_only_new_style(config: dict[str, Any]) -> bool:
-    """Whether only transformers 5 finds the rope fields of a config.json.
+    """Whether only transformers 5 finds all the rope fields of a config.json.
 
-    Transformers 4, MLX-LM and TensorRT-LLM take their default theta then, without a word.
+    Transformers 4, MLX-LM and TensorRT-LLM take their default theta or no scaling then, without a word.
     """
-    return isinstance(config.get("rope_parameters"), dict) and "rope_theta" not in config
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict):
+        return False
+    scaled = rope.get("rope_type", "default") != "default"
+    return "rope_theta" not in config or (scaled and not config.get("rope_scaling"))
 
 
 def _flat_rope(config: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +145,6 @@ def _to_nas(config: dict[str, Any], structure: Structure) -> dict[str, Any]:
     if isinstance(new.get("rope_parameters"), dict):
         new |= _flat_rope(new)
     new.pop("rope_parameters", None)
-    new.setdefault("rope_theta", 10000.0)
     if "dtype" in new:
         new["torch_dtype"] = new.pop("dtype")
     new["num_key_value_heads"] = structure.dims.num_key_value_heads

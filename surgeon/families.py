@@ -102,6 +102,11 @@ class Family:
         """How its transformers classes begin: "Qwen3" for Qwen3ForCausalLM."""
         return self.architecture.removesuffix("ForCausalLM")
 
+    @property
+    def rope_theta(self) -> float:
+        """The base of rope where a config.json names none."""
+        return float(self.defaults.get("rope_theta", 10000.0))
+
     def filled(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A config.json with the fields that it leaves to the defaults of the family's class."""
         return {**self.defaults, **config}

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from surgeon.config import rope_is_only_new_style
-from surgeon.families import FAMILIES, NAS_MODEL_TYPE
+from surgeon.families import FAMILIES, NAS_MODEL_TYPE, Family
 from surgeon.plan import Sublayer
 from surgeon.structure import Structure, ceil256
 
@@ -27,7 +26,7 @@ class Runtime:
 
 
 ALL = frozenset(FAMILIES)
-_OLD_THETAS = {**dict.fromkeys(ALL, 10000.0), "smollm3": 2000000.0}
+_OLD_THETAS = {name: family.rope_theta for name, family in FAMILIES.items()}
 """What transformers 4 takes where config.json has no rope_theta, by family."""
 
 _METHODS = frozenset({"awq", "compressed-tensors", "fp8", "gptq"})
@@ -38,10 +37,11 @@ class _Reader:
     """A runtime, by what it reads of config.json and of the tensors.
 
     ``families`` are those whose whole models it knows, ``windows`` those whose sliding windows it is
-    known to keep to. ``thetas`` says which rope base it takes where only the fields of transformers 5
-    are there. The rest is about nemotron-nas: whether it needs attention in the first block, what
-    there is to say of a model without any, whether it reads head_dim, has places for biases, and the
-    ``flag`` it needs; ``whole_mlp_biases`` is about whole models.
+    known to keep to. ``thetas`` says which rope base it takes where there is no rope_theta, as with the
+    fields of transformers 5 alone; ``ties`` are those whose embedding it takes for the head where there
+    is no tie_word_embeddings. The rest is about nemotron-nas: whether it needs attention in the first
+    block, what there is to say of a model without any, whether it reads head_dim, has places for
+    biases, and the ``flag`` it needs; ``whole_mlp_biases`` is about whole models.
     """
 
     name: str
@@ -50,6 +50,7 @@ class _Reader:
     families: frozenset[str] = ALL
     windows: frozenset[str] = frozenset()
     thetas: Mapping[str, float] = field(default_factory=dict)
+    ties: frozenset[str] = frozenset()
     quantized: frozenset[str] = frozenset()
     first_attention: bool = False
     no_attention: str = "needs attention somewhere"
@@ -75,12 +76,20 @@ class _Reader:
         windows = {pattern.window for pattern in structure.attention_patterns} - {None}
         if windows and family.model_type not in self.windows:
             yield "is not known to keep to the sliding windows of this family"
-        method = (config.get("quantization_config") or {}).get("quant_method")
+        settings = config.get("quantization_config")
+        method = settings.get("quant_method") if isinstance(settings, dict) else None
         if structure.quantized and method not in self.quantized:
             yield "may not read these quantized weights; it was not looked into"
         theta = self.thetas.get(family.model_type)
-        if theta is not None and _loses_rope(config, theta):
-            yield _lost(theta)
+        lost = None if theta is None else _lost_rope(config, family, theta)
+        if lost is not None:
+            yield lost
+        unsaid = structure.plain and "tie_word_embeddings" not in config
+        if unsaid and not structure.tied and family.model_type in self.ties:
+            yield (
+                "would take the embedding for the head without a word: config.json has no "
+                "tie_word_embeddings; add it as false"
+            )
         mlp_biases = self.whole_mlp_biases if structure.plain else self.mlp_biases
         if not mlp_biases and structure.biases & family.mlp.shapes.keys():
             yield "would leave out the MLP's biases without a word"
@@ -141,6 +150,7 @@ _READERS = (
             "qwen2": 1000000.0,
             "granite": 0.0,
         },
+        ties=ALL - {"qwen3"},
         head_dim=False,
     ),
     _Reader(
@@ -157,10 +167,9 @@ def runtimes(structure: Structure, config: dict[str, Any]) -> tuple[Runtime, ...
 
     ``config`` is the config.json of the same model.
     """
-    config = structure.family.filled(config)
+    family = structure.family
     code = "" if structure.plain else _TRANSFORMERS
-    old = _OLD_THETAS[structure.family.model_type]
-    lost = _lost(old) if _loses_rope(config, old) else None
+    lost = _lost_rope(config, family, family.rope_theta)
     return (
         Runtime("transformers 5", True, code, "loaded and compared: 5.23"),
         Runtime("transformers 4", lost is None, lost or code, "loaded and compared: 4.57.6"),
@@ -198,19 +207,22 @@ def _exports(structure: Structure, config: dict[str, Any]) -> tuple[Runtime, ...
     )
 
 
-def _loses_rope(config: dict[str, Any], theta: float) -> bool:
-    """Whether a reader of rope_theta and rope_scaling alone, which defaults to ``theta``, is misled."""
-    if not rope_is_only_new_style(config):
-        return False
-    rope = config["rope_parameters"]
-    scaled = rope.get("rope_type", "default") != "default"
-    return bool(scaled or rope.get("rope_theta", theta) != theta)
+def _lost_rope(config: dict[str, Any], family: Family, theta: float) -> str | None:
+    """What a reader of rope_theta and rope_scaling alone gets wrong, or None.
 
-
-def _lost(theta: float) -> str:
-    """What becomes of the rope fields then; a base of 0 stands for a reader that says so."""
-    does = f"would take the rope base {theta:.0f} without a word" if theta else "needs rope_theta"
-    return f"{does}: config.json has the rope fields of transformers 5 alone; add those of 4"
+    It defaults to the base ``theta``, and says so itself if that is 0. ``config`` is the file as it is:
+    what the family's class has by default stands in none.
+    """
+    rope = config.get("rope_parameters")
+    rope = rope if isinstance(rope, dict) else {}
+    scaled = rope.get("rope_type", "default") != "default" and not config.get("rope_scaling")
+    if "rope_theta" in config:
+        does = "would leave out the scaling of rope without a word" if scaled else None
+    elif scaled or rope.get("rope_theta", family.rope_theta) != theta:
+        does = f"would take the rope base {theta:.0f} without a word" if theta else "needs rope_theta"
+    else:
+        does = None
+    return does and f"{does}: config.json has no rope fields of transformers 4; add those"
 
 
 def unsupported_by_onnxruntime(structure: Structure) -> str | None:

@@ -95,6 +95,14 @@ def test_rope_fields_are_flat(
     assert after.get("rope_scaling") == scaling
 
 
+def test_scaling_that_only_transformers_5_finds(tmp_path: Path) -> None:
+    """In a plain config, whose rope_parameters stay."""
+    spec = Spec(config={"rope_theta": 7.0, "rope_parameters": {"rope_theta": 7.0, **LLAMA3}})
+    before, after = cut(tmp_path, spec, last=1, drop="block")
+    assert (after["rope_theta"], after["rope_scaling"]) == (7.0, LLAMA3)
+    assert after["rope_parameters"] == before["rope_parameters"]
+
+
 def test_rope_fields_that_are_flat_already(tmp_path: Path) -> None:
     _, after = cut(tmp_path, Spec(config={"rope_theta": 3.0, "rope_scaling": LLAMA3}), last=1)
     assert (after["rope_theta"], after["rope_scaling"]) == (3.0, LLAMA3)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 from checkpoints import Outcome, Spec
@@ -96,13 +97,60 @@ def test_readers_of_the_old_rope_fields_alone(tmp_path: Path) -> None:
             Spec(style=5, mlp=256, head_dim=16, config={"rope_parameters": parameters}),
         )
         verdicts = surgeon.inspect(model).runtimes
-        assert all("add those of 4" in r.note for r in verdicts if not r.loads)
+        assert all("no rope fields of transformers 4" in r.note for r in verdicts if not r.loads)
         return {r.name for r in verdicts if not r.loads}
 
     misled = {"transformers 4", "TensorRT-LLM", "MLX-LM"}
     assert refused(500000.0) == misled
     assert refused(10000.0) == set()
     assert refused(10000.0, rope_type="linear", factor=2.0) == misled
+
+
+def without(tmp_path: Path, prefix: str, *fields: str, **settings: Any) -> Path:
+    """A model whose config.json leaves fields to the defaults of its class."""
+    family = {"model_type": prefix.lower(), "architectures": [f"{prefix}ForCausalLM"]}
+    spec = Spec(mlp=256, head_dim=16, config=family | settings)
+    model = checkpoints.make(tmp_path / prefix, spec)
+    config = {key: value for key, value in checkpoints.config(spec).items() if key not in fields}
+    (model / "config.json").write_text(json.dumps(config))
+    return model
+
+
+def refused_for(model: Path, words: str) -> set[str]:
+    return {r.name for r in surgeon.inspect(model).runtimes if not r.loads and words in r.note}
+
+
+def test_a_family_with_a_rope_base_of_its_own(tmp_path: Path) -> None:
+    """What the class has by default stands in no file, so no other reader finds it."""
+
+    def misled(name: str, **fields: Any) -> set[str]:
+        model = without(tmp_path / name, "SmolLM3", "rope_theta", "rope_scaling", **fields)
+        found = refused_for(model, "rope base")
+        surgeon.prune(model, tmp_path / name / "out", drop="block", last=1)
+        assert not refused_for(tmp_path / name / "out", "rope base")
+        return found
+
+    assert misled("default") == {"MLX-LM"}
+    new = {"rope_type": "default", "rope_theta": 5e6}
+    assert misled("new", rope_parameters=new) == {"transformers 4", "MLX-LM"}
+    assert misled("old", rope_parameters={**new, "rope_theta": 10000.0}) == {"transformers 4"}
+
+
+def test_a_scaling_that_only_transformers_5_finds(tmp_path: Path) -> None:
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 500000.0}
+    model = without(tmp_path, "Llama", "rope_scaling", rope_parameters=rope)
+    assert refused_for(model, "the scaling of rope") == {"transformers 4", "TensorRT-LLM", "MLX-LM"}
+
+
+def test_a_head_that_is_not_said_to_be_one(tmp_path: Path) -> None:
+    """MLX-LM takes the embedding then, transformers the head."""
+    model = without(tmp_path, "Llama", "tie_word_embeddings")
+    assert refused_for(model, "embedding for the head") == {"MLX-LM"}
+    for drop in ("block", "attn"):
+        surgeon.prune(model, tmp_path / drop, drop=drop, last=1)
+        assert not refused_for(tmp_path / drop, "embedding for the head")
+        config = json.loads((tmp_path / drop / "config.json").read_text(encoding="utf-8"))
+        assert config["tie_word_embeddings"] is False
 
 
 def test_what_llama_cpp_has_no_words_for(tmp_path: Path) -> None:
