@@ -7,10 +7,11 @@ from typing import Any
 
 from surgeon.checkpoint.source import expand, open_checkpoint, read_json
 from surgeon.checkpoint.staging import SURGERY
-from surgeon.companions import license_lines, llama_duties
+from surgeon.companions import companion_names, license_lines, llama_duties
 from surgeon.errors import SurgeonError
 from surgeon.hub.source import refused
 from surgeon.measure.card import refresh_card
+from surgeon.surgery import NAS_CODE, OWN_CODE
 
 _PUBLIC = (
     "*.safetensors",
@@ -22,13 +23,11 @@ _PUBLIC = (
     "*.jinja",
     "*.onnx",
     "*.onnx.data",
-    "configuration_surgeon.py",
-    "modeling_surgeon.py",
-    "licen[cs]e*",
-    "notice*",
-    "use_policy*",
+    *NAS_CODE,
+    *OWN_CODE,
 )
-"""What a model's folder holds; nothing else, and nothing hidden, ever leaves it."""
+"""What a model's folder holds, beside the companions that prune brings along; nothing else, and nothing
+hidden, ever leaves it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,8 @@ def push(
         raise SurgeonError(f"{place}: has no {SURGERY}; surgeon did not make it, so it is not pushed")
     if not dry_run and refresh_card(place):
         found = open_checkpoint(place).source.files()
-    files = {name: size for name, size in sorted(found.items()) if _is_public(name)}
+    along = companion_names(checkpoint.source)
+    files = {name: size for name, size in sorted(found.items()) if name in along or _is_public(name)}
     base = str(read_json(checkpoint.source, SURGERY).get("source", {}).get("model", ""))
     advice = llama_duties(license_lines(checkpoint.source), base, repo)
     url = None

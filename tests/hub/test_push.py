@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import checkpoints
 import pytest
 from hub_server import HubServer, Status
 
@@ -102,6 +103,21 @@ def test_nothing_is_sent(hub: HubServer, out: Path, run_surgeon: Run) -> None:
     assert report["url"] is None
     assert set(report["files"]) == {p.name for p in out.iterdir()}
     assert not hub.requests
+
+
+@pytest.mark.parametrize("drop", ["attn", "block"])
+def test_all_that_prune_writes_goes(drop: str, tmp_path: Path) -> None:
+    """Also the classes of a dialect other than Llama's, and files of other families."""
+    config = {"model_type": "granite", "architectures": ["GraniteForCausalLM"]}
+    model = checkpoints.make(tmp_path / "model", checkpoints.Spec(config=config))
+    for name in ("tokenizer.model.v3", "vocab.bpe", "LICENSE", "additional_chat_templates/rag.jinja"):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text("of the model")
+    out = tmp_path / "out"
+    files = surgeon.prune(model, out, last=1, drop=drop).files
+    assert ("modeling_blocks.py" in files) == (drop == "attn")
+    report = surgeon.push(out, "me/granite", dry_run=True)
+    assert (set(report.files), report.left_out) == (set(files), ())
 
 
 def test_refusals(hub: HubServer, out: Path, run_surgeon: Run, tmp_path: Path) -> None:
