@@ -1,4 +1,4 @@
-"""surgeon removes attention, MLP or whole blocks from a Llama checkpoint, byte by byte.
+"""surgeon removes attention, MLP or whole blocks from a Llama-like checkpoint, byte by byte.
 
 The public words are those of the command line::
 

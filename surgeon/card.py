@@ -48,11 +48,13 @@ def model_card(
     verdicts: Sequence[Runtime],
     license_files: Sequence[str] = (),
     license_lines: Sequence[str] = (),
+    zeros: bool = False,
 ) -> str:
     """The card as Markdown with its YAML head.
 
     ``base_model`` stands there only for a source that is a Hub repository; ``license_lines`` are
-    those of the source's own card; ``why`` are sentences on the choice, without a full stop.
+    those of the source's own card; ``why`` are sentences on the choice, without a full stop; ``zeros``
+    says that a portable cut added some.
     """
     hub = "/" in source
     head = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
@@ -69,6 +71,13 @@ def model_card(
         [(v.name, "yes" if v.loads else "**no**", v.note, v.basis) for v in verdicts],
     )
     chosen = f"\nThe most redundant were chosen: {'; '.join(why)}.\n" if why else ""
+    kept = "Every tensor that is left has the bytes it had; nothing was retrained."
+    if zeros:
+        kept = (
+            "Nothing was retrained. For runtimes that need them, zeros were added: MLPs of zeros, zero "
+            "biases, or matrices padded to a multiple of 256. They change nothing of what is computed; "
+            "all other bytes are those of the source."
+        )
     trust = "" if structure.plain else ", trust_remote_code=True"
     licence = ""
     duties = " ".join(llama_duties(license_lines, source))
@@ -84,8 +93,7 @@ def model_card(
 
 # {source.rpartition("/")[2]}, pruned
 
-{origin} after {plan.describe()}. Layers are counted from 0. Every tensor that is left has the bytes
-it had; nothing was retrained.
+{origin} after {plan.describe()}. Layers are counted from 0. {kept}
 {chosen}
 {costs}
 

@@ -42,7 +42,7 @@ class Inspection:
 
 
 def inspect(model: str | os.PathLike[str]) -> Inspection:
-    """Describes a checkpoint: a folder, or ``"sample"``.
+    """Describes a checkpoint: a folder, ORG/NAME[@REVISION], an fsspec URL or ``"sample"``.
 
     Raises SurgeonError when it is not one that surgeon could cut.
     """

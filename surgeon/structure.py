@@ -173,7 +173,7 @@ class Structure:
 
 
 def read_structure(config: dict[str, Any], family: Family, where: str) -> Structure:
-    """The structure that a config.json of transformers 4 or 5 declares, either dialect.
+    """The structure that a config.json of transformers 4 or 5 declares, in any dialect.
 
     ``where`` names the file in errors. Raises SurgeonError when a field is missing or is not what
     the family's class takes.

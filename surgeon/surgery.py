@@ -112,9 +112,9 @@ def prune(
 ) -> PruneReport:
     """Cuts sublayers out of a checkpoint and writes what is left to ``output``.
 
-    ``model`` is a folder or ``"sample"``. What to remove is either a ``plan``, a ``Rule`` or its words:
-    ``drop`` ("attn", "mlp", "block") with one of ``last``, ``fraction``, ``layers``, or ``count`` and
-    ``by``, the path of a similarity.json.
+    ``model`` is a folder, ORG/NAME[@REVISION] of the Hub, an fsspec URL or ``"sample"``. What to
+    remove is either a ``plan``, a ``Rule`` or its words: ``drop`` ("attn", "mlp", "block") with one of
+    ``last``, ``fraction``, ``layers``, or ``count`` and ``by``, the path of a similarity.json.
     ``onnx`` exports the result too, as ``export_onnx`` does by default.
     ``announce`` is called once all is checked, before the first byte is written; ``advance`` with
     the number of bytes that just got their place. No tensor is loaded.
@@ -228,6 +228,9 @@ def _extras(operation: Operation) -> dict[str, bytes]:
         runtimes(operation.structure, operation.config),
         license_files=[n for n in companion_names(source) if n.lower().startswith(("licen", "notice"))],
         license_lines=license_lines(source),
+        zeros=any(
+            new.source is None or new.shape != new.source.shape for new in operation.layout.tensors
+        ),
     )
     return {
         **companions(source, operation.plan, operation.structure),

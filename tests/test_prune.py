@@ -242,6 +242,8 @@ def test_portable(width: int, padded: int, bias: bool, dtype: str, tmp_path: Pat
     assert config["model_type"] == ("llama" if padded == 256 else "nemotron-nas")
     assert not any(block["ffn"]["no_op"] for block in config.get("block_configs", ()))
     assert surgeon.inspect(tmp_path / "out").mlp == (True,) * 4
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert ("zeros were added" in card, "has the bytes it had" in card) == (True, False)
     # a portable cut is a model like any other
     surgeon.prune(tmp_path / "out", tmp_path / "again", layers="0")
     assert surgeon.verify(tmp_path / "again", tmp_path / "out").ok
@@ -253,6 +255,7 @@ def test_portable_changes_nothing_where_nothing_is_needed(tmp_path: Path) -> Non
     assert read_weights(tmp_path / "plain") == expected(read_weights(model), 4, attn=(3,), mlp=(3,))
     even = checkpoints.make(tmp_path / "even", mlp=256)
     surgeon.prune(even, tmp_path / "out", last=1, portable=True)
+    assert "is left has the bytes it had" in (tmp_path / "out" / "README.md").read_text()
     assert read_weights(tmp_path / "out") == expected(read_weights(even), 4, attn=(3,))
 
 

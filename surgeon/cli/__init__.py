@@ -11,7 +11,7 @@ from surgeon.version import __version__
 
 app = typer.Typer(
     name="surgeon",
-    help="Remove attention, MLP or whole blocks from a Llama checkpoint, and run what is left.",
+    help="Remove attention, MLP or whole blocks from a Llama-like checkpoint, and run what is left.",
     epilog="Start with: surgeon prune sample --drop attn --last 4 --keep-last -o out",
     no_args_is_help=True,
     add_completion=False,

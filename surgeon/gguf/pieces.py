@@ -96,10 +96,10 @@ def _pieces(checkpoint: Checkpoint, dtype: str) -> Iterator[Piece]:
             for name in part.names():
                 matrix = name.rpartition(".")[2]
                 heads = structure.dims.head_dim if matrix in ("q_proj", "k_proj") else None
-                for suffix in ("weight", "bias"):
-                    tensor = tensors.get(f"{prefix}{name}.{suffix}")
-                    if tensor is not None:
-                        yield piece(f"blk.{layer}.{NAMES[matrix]}.{suffix}", tensor, heads)
+                # a bias that the config does not speak of is none to transformers
+                for suffix in ("weight", "bias") if matrix in structure.biases else ("weight",):
+                    tensor = tensors[f"{prefix}{name}.{suffix}"]
+                    yield piece(f"blk.{layer}.{NAMES[matrix]}.{suffix}", tensor, heads)
     yield piece("output_norm.weight", tensors[f"{family.norm}.weight"])
     if not structure.tied:
         yield piece("output.weight", tensors[f"{family.head}.weight"])

@@ -80,7 +80,7 @@ def _read(
     }
     tokens, types = _tokens(vocabulary, added, model, size, where)
     merges = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    add_bos, add_eos, special = _special(checkpoint, data, settings, vocabulary)
+    add_bos, add_eos, special = _special(checkpoint, data, settings, vocabulary, where)
     odd = tuple(_contradictions(settings, {"bos": add_bos, "eos": add_eos}))
     shared: dict[str, Any] = {
         "tokens": tokens,
@@ -160,32 +160,38 @@ def _special(
     data: dict[str, Any],
     settings: dict[str, Any],
     vocabulary: Mapping[str, int],
+    where: str,
 ) -> tuple[bool, bool, dict[str, int]]:
     """Whether bos and eos are added to a text, and the numbers of the special tokens.
 
     The post-processor of tokenizer.json says what is added; the settings' tokens win over those of
-    the config, whose list of ends gives the end of a turn.
+    the config, whose list of ends gives the end of a turn. SurgeonError where anything else is added.
     """
     special: dict[str, int] = {}
+    size = checkpoint.structure.dims.vocab_size
     for name in ("bos", "eos", "unk", "pad"):
         token = settings.get(f"{name}_token")
         token = token.get("content") if isinstance(token, dict) else token
         number = vocabulary.get(token) if token else checkpoint.config.get(f"{name}_token_id")
         if isinstance(number, list):
             number = number[0] if number else None
-        if isinstance(number, int):
+        if isinstance(number, int) and 0 <= number < size:  # some configs say -1 for none
             special[name] = number
     generation: dict[str, Any] = {}
     if "generation_config.json" in checkpoint.source.files():
         generation = read_json(checkpoint.source, "generation_config.json")
     ends = generation.get("eos_token_id", checkpoint.config.get("eos_token_id"))
-    others = [end for end in ends if end != special.get("eos")] if isinstance(ends, list) else []
+    ends = [end for end in ends if 0 <= end < size] if isinstance(ends, list) else []
+    others = [end for end in ends if end != special.get("eos")]
     if others:
         special["eot"] = others[-1]
     template = _template(data.get("post_processor") or {})
     first, last = (template[0], template[-1]) if template else (None, None)
     add_bos = first is not None and vocabulary.get(first) == special.get("bos", -1)
     add_eos = last is not None and vocabulary.get(last) == special.get("eos", -1)
+    added = [token for token in template if token is not None]
+    if len(added) != add_bos + add_eos:
+        raise SurgeonError(f"{where}: adds {added} to a text; llama.cpp adds bos and eos alone")
     return add_bos, add_eos, special
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import checkpoints
 import pytest
-from family_rows import CUTS, LAYERS, ROWS
+from family_rows import CUTS, LAYERS, NAS, ROWS
 
 import surgeon
 from surgeon.config import rope_is_only_new_style
@@ -72,9 +72,9 @@ def test_verify_and_inspect(name, cut, source):
         assert surgeon.verify(cut(name, key), source(name)).ok
         found = surgeon.inspect(cut(name, key))
         assert sum(found.attention) == LAYERS - sum(kind == "attn" for _, kind in removed)
-        own = found.dialect.startswith("surgeon-")
+        kind = {ROWS[name].model_type: None, NAS: "surgeon"}.get(found.dialect, "blocks")
         names = {path.name for path in cut(name, key).glob("*.py")}
-        assert names == ({"configuration_blocks.py", "modeling_blocks.py"} if own else names)
+        assert names == ({f"configuration_{kind}.py", f"modeling_{kind}.py"} if kind else set())
         assert bool(names) == ("block_configs" in read(cut(name, key)))
     assert "trust_remote_code=True" in (cut(name, "attn") / "README.md").read_text(encoding="utf-8")
 

@@ -103,6 +103,8 @@ def test_models_that_would_run_as_something_else(cli, plain, tmp_path):
     weights["model.extra.weight"] = weights["model.norm.weight"]
     checkpoints.write_weights(plain / "model.safetensors", weights)
     assert_refused(cli("export", "gguf", plain), "'model.extra.weight' has no place")
+    biased = make(tmp_path / "biased", attention_bias=True, config={"attention_bias": False})
+    assert_refused(cli("export", "gguf", biased), "self_attn.", "bias' has no place")
     assert left(tmp_path) == []
 
 
@@ -141,9 +143,14 @@ def lowered_bytes(data):
     data["normalizer"] = {"type": "Lowercase"}
 
 
+def other_first(data):
+    data["post_processor"]["single"][0]["SpecialToken"]["id"] = "</s>"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (other_first, ["adds ['</s>'] to a text"]),
         (unigram, ["'Unigram'", "need BPE"]),
         (merge_less, ["does not merge", "though"]),
         (lowercase, ["treatment of spaces"]),

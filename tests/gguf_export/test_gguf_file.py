@@ -214,6 +214,14 @@ def test_chat_templates_and_ends(tmp_path):
     assert value(reader, "tokenizer.chat_template") == "from the file"
 
 
+def test_special_tokens_that_are_none(tmp_path):
+    model = make(tmp_path / "model", config={"pad_token_id": -1, "eos_token_id": [2, 9999]})
+    reader = export(model, tmp_path)
+    assert value(reader, "tokenizer.ggml.eos_token_id") == 2
+    absent = {f"tokenizer.ggml.{name}_token_id" for name in ("padding", "eot")}
+    assert not absent & reader.fields.keys()
+
+
 def test_a_sentencepiece_model_alone(tmp_path):
     """It says the same as the tokenizer.json that was made of it."""
     model = make(tmp_path / "model")
