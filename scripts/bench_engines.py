@@ -4,8 +4,7 @@ import gc
 import inspect
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,12 @@ class CompiledSteps:
     def __init__(self, network: Any) -> None:
         import torch
 
-        torch._dynamo.reset()
         torch._dynamo.config.cache_size_limit = 64
         self._network, self._device = network, network.device
         signature = inspect.signature(network.model.forward)
         self._takes_position = "cache_position" in signature.parameters
-        self._forward = torch.compile(self._next, mode="reduce-overhead", fullgraph=True)
+        # with dynamic shapes, which it would turn to at the second task, it is slower
+        self._forward = torch.compile(self._next, mode="reduce-overhead", fullgraph=True, dynamic=False)
 
     def prefill(self, ids: Any) -> Callable[[Any], object]:
         """See ``Steps``."""
@@ -43,6 +42,7 @@ class CompiledSteps:
         forward = torch.compile(
             lambda ids: self._network(ids, use_cache=False, logits_to_keep=1).logits[:, -1].argmax(-1),
             mode="reduce-overhead",
+            dynamic=False,
         )
 
         def step(ids: Any) -> object:
@@ -103,19 +103,12 @@ class Engine:
     export: ExportReport | None = None
 
 
-@contextmanager
-def opened(name: str, folder: Path, dtype: str, device: str) -> Iterator[Engine]:
-    """One of ENGINES over a folder. ``dtype`` is "fp16", "bf16" or "fp32"."""
-    yield _open(name, folder, dtype, device)
-    gc.collect()
-    if "torch" in sys.modules:
-        import torch
+def open_engine(name: str, folder: Path, dtype: str, device: str) -> Engine:
+    """One of ENGINES over a folder. ``dtype`` is "fp16", "bf16" or "fp32".
 
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def _open(name: str, folder: Path, dtype: str, device: str) -> Engine:
+    It gets the device to itself, if the caller holds on to no engine from before.
+    """
+    free_memory()
     checkpoint = open_checkpoint(folder)
     if name in OURS:
         int4 = name == "int4"
@@ -134,6 +127,21 @@ def _open(name: str, folder: Path, dtype: str, device: str) -> Engine:
     network = load_whole(checkpoint, names[dtype], device, False)
     steps = TransformersSteps(network) if name == "eager" else CompiledSteps(network)
     return Engine(name, steps, time.perf_counter() - start, read)
+
+
+def free_memory() -> None:
+    """Gives back what engines that are gone have left: torch keeps freed memory of the device, and the
+    pools of compiled graphs."""
+    gc.collect()
+    if "torch._dynamo" in sys.modules:
+        import torch
+
+        torch._dynamo.reset()
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def read_seconds(folder: Path, export: ExportReport | None) -> float:

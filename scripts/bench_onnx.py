@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from bench_engines import ENGINES, Engine, bandwidth, opened
+from bench_engines import ENGINES, Engine, bandwidth, open_engine
 from bench_targets import Row, Target, summary, targets
 
 import surgeon
@@ -34,10 +34,12 @@ from surgeon.checkpoint.source import open_checkpoint
 from surgeon.inspection import inspect
 from surgeon.measure.files import write_file
 from surgeon.measure.latency import with_onnxruntime
-from surgeon.measure.latency.loops import clock, prompts, time_task
+from surgeon.measure.latency.loops import WARMUP, clock, prompts, time_task
 from surgeon.measure.latency.settings import device_name, versions
 from surgeon.measure.latency.values import Task, Timing, parse_tasks
 from surgeon.measure.shapes import SHAPES, make
+
+Found = TypeVar("Found")
 
 CUTS = ("whole", "attn", "mlp", "block")
 ALONE = "model alone 100 x1"
@@ -120,12 +122,22 @@ def measure(
         if timing is not None:
             yield row(task.name, timing, read)
     if isinstance(engine.steps, with_onnxruntime.OnnxruntimeSteps):
-        step = engine.steps.model_alone(prompts(100, 1, vocabulary), options.runs + 8)
-        clock([step] * 8)
-        yield row(ALONE, Timing.of(clock([step] * options.runs), 8), weights + 100 * cache)
+        timing = attempt(
+            f"{cut}: {engine.name}: {ALONE}",
+            partial(time_alone, engine.steps, prompts(100, 1, vocabulary), options.runs),
+        )
+        if timing is not None:
+            yield row(ALONE, timing, weights + 100 * cache)
 
 
-def attempt(what: str, run: Callable[[], Timing]) -> Timing | None:
+def time_alone(steps: with_onnxruntime.OnnxruntimeSteps, ids: Any, runs: int) -> Timing:
+    """Decode steps without the choice of the token."""
+    step = steps.model_alone(ids, runs + WARMUP)
+    clock([step] * WARMUP)
+    return Timing.of(clock([step] * runs), WARMUP)
+
+
+def attempt(what: str, run: Callable[[], Found]) -> Found | None:
     """One engine's failure must not cost the others' results."""
     try:
         return run()
@@ -155,12 +167,17 @@ def run(source: Path, work: Path, options: argparse.Namespace, record: Record, s
                 continue
             if name == "int4" and cut not in options.int4_cuts.split(","):
                 continue
-            with opened(name, folder, record.about["dtype"], options.device) as engine:
-                if engine.export:
-                    record.exports[f"{cut} {name}"] = engine.export.seconds
-                for row in measure(folder, cut, engine, options, speed):
-                    record.add(row)
-            del engine
+            engine = attempt(
+                f"{cut}: {name}",
+                partial(open_engine, name, folder, record.about["dtype"], options.device),
+            )
+            if engine is None:
+                continue
+            if engine.export:
+                record.exports[f"{cut} {name}"] = engine.export.seconds
+            for row in measure(folder, cut, engine, options, speed):
+                record.add(row)
+            del engine  # before the next one is loaded
 
 
 def arguments() -> argparse.Namespace:

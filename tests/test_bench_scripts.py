@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,6 +57,34 @@ def test_a_cpu_has_other_targets(made):
         ("whole", "graph", "prefill 50", 10.0, 100, 0.0),
     )
     assert made(*rows, cuda=False) == {("whole", "prefill 50", "eager over our graph"): (1.2, True)}
+
+
+def test_engines_come_one_by_one(monkeypatch, tmp_path):
+    """One that cannot be opened costs no other its turn, and each is gone when the next one comes."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import bench_onnx
+    from bench_engines import Engine
+    from bench_targets import Row
+
+    before = []
+
+    def open_engine(name, *_):
+        assert not [engine for engine in before if engine() is not None]
+        if name == "eager":
+            raise RuntimeError("CUDA out of memory")
+        engine = Engine(name, None, 0.0, 0.0)
+        before.append(weakref.ref(engine))
+        return engine
+
+    def measure(folder, cut, engine, *_):
+        yield Row(cut, engine.name, "prefill 4", 1.0, 1.0, 1, 0.0)
+
+    monkeypatch.setattr(bench_onnx, "open_engine", open_engine)
+    monkeypatch.setattr(bench_onnx, "measure", measure)
+    record = bench_onnx.Record({"dtype": "fp16"}, True, None)
+    options = SimpleNamespace(cuts="whole", engines="eager,graph,cuda-graph", device="cpu")
+    bench_onnx.run(tmp_path, tmp_path, options, record, 0.0)
+    assert [row.engine for row in record.rows] == ["graph", "cuda-graph"]
 
 
 def bench_onnx(*flags):
