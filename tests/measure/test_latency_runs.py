@@ -8,7 +8,7 @@ import pytest
 import surgeon
 from surgeon.errors import SurgeonError
 from surgeon.measure.grid import WHOLE
-from surgeon.measure.latency import engines
+from surgeon.measure.latency import engines, settings
 from surgeon.measure.latency.grids import choose_grid
 from surgeon.measure.latency.run import bench
 from surgeon.measure.shapes import SHAPES, make
@@ -211,6 +211,11 @@ def test_bad_input(flags, words, cli):
     assert done.err.count("\n") == 1
     assert words in done.err
     assert done.out == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_onnxruntime_on_cuda_beside_a_torch_without():
+    assert settings.device_name("cuda") == "CUDA"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

@@ -185,6 +185,12 @@ def test_files_that_are_no_report(tmp_path, text, words):
         read(tmp_path)
 
 
+def test_a_folder_of_something_else(tmp_path):
+    (tmp_path / "index.html").write_text("a sweep's")
+    with pytest.raises(SurgeonError, match=r"no bench\.json; choose another folder"):
+        read(tmp_path)
+
+
 def test_json_is_json():
     report = made((WHOLE, DECODE, 20.0), (GRID[3], DECODE, 12.0))
     assert Bench.from_json(json.loads(json.dumps(report.to_json())), "here") == report

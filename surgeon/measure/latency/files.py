@@ -17,12 +17,17 @@ NAMES = {"report.md": "bench.md"}
 def read(folder: Path) -> Bench | None:
     """The report of a folder, None where there is none yet.
 
-    SurgeonError for one that cannot be read, and for a folder that is none.
+    SurgeonError for one that cannot be read, for a folder that is none, and for one of other files,
+    a sweep's report among them.
     """
     path = folder / JSON
     try:
         return Bench.from_json(json.loads(path.read_bytes()), str(path))
     except FileNotFoundError:
+        if folder.is_dir() and not all(file.name.startswith(".") for file in folder.iterdir()):
+            raise SurgeonError(
+                f"{folder}: has files, but no {JSON}; choose another folder for -o"
+            ) from None
         return None
     except OSError as error:
         raise SurgeonError(f"{path}: {error.strerror}") from None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from surgeon.accounting import Costs, costs
 from surgeon.checkpoint.header import count
-from surgeon.checkpoint.source import Checkpoint, open_checkpoint, open_local
+from surgeon.checkpoint.source import Checkpoint, expand, open_checkpoint, open_local
 from surgeon.errors import SurgeonError
 from surgeon.measure.grid import WHOLE, Variant, cut
 from surgeon.measure.latency import engines, settings
@@ -103,7 +103,7 @@ def bench(
         raise SurgeonError("bench: give either MODEL or --shape " + "|".join(SHAPES))
     tasks = parse_tasks(lengths, decode)
     chosen = settings.make_settings(runtime, device, sequences, tokens, cuda_graph, threads)
-    folder = Path(output) if output is not None else None
+    folder = expand(output) if output is not None else None
     there = read(folder) if folder is not None else None
     size = 0
     if shape is not None:
@@ -228,7 +228,7 @@ def _told(what: str, advice: str) -> Iterator[None]:
 def _workplace(work: str | os.PathLike[str] | None, size: int) -> Iterator[Path]:
     """A folder for weights and graphs, gone afterwards: in memory if nobody names another and ``size``
     bytes have room there."""
-    parent = Path(work) if work is not None else None
+    parent = expand(work) if work is not None else None
     if parent is None and size and os.access(_RAM, os.W_OK) and shutil.disk_usage(_RAM).free > size:
         parent = _RAM
     try:

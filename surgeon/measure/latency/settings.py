@@ -134,7 +134,8 @@ def device_name(device: str) -> str:
             import torch
         except ImportError:
             return "CUDA"
-        return str(torch.cuda.get_device_name())
+        # a torch for CPUs may stand beside an onnxruntime for CUDA
+        return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else "CUDA"
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

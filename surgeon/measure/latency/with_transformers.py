@@ -1,6 +1,5 @@
 """transformers as it comes: eager, a dynamic cache, and cuts that share the whole model's weights."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -142,10 +141,3 @@ def versions() -> dict[str, str]:
     if torch.version.cuda:
         found["cuda"] = str(torch.version.cuda)
     return found
-
-
-def timed_cut(network: Any, operation: Operation | None) -> tuple[Any, float]:
-    """The cut, or the network itself without one, and the seconds that making it took."""
-    start = time.perf_counter()
-    cut = network if operation is None else cut_network(network, operation)
-    return cut, time.perf_counter() - start
