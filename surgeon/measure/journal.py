@@ -19,6 +19,9 @@ from surgeon.measure.scoring import Part, Result, Score
 
 FORMAT = 1
 
+_START = b'{"format": '
+"""How a header begins: one that a kill has torn is written anew, another file is left alone."""
+
 
 def cut_key(variant: Variant) -> str:
     """A cut by what it removes; its words do not count."""
@@ -70,6 +73,8 @@ class Journal:
                     scores = tuple(Score(logprob, bool(greedy)) for logprob, greedy in data["scores"])
                     self._results[data["part"], data["cut"]] = Result(scores, data["seconds"])
             except (ValueError, KeyError, TypeError):
+                if not end and line[: len(_START)] != _START[: len(line)]:
+                    raise SurgeonError(_foreign(folder)) from None
                 break
             if not end:
                 _check(folder, data, wanted)
@@ -112,10 +117,14 @@ class Journal:
             os.close(self._lock)
 
 
+def _foreign(folder: Path) -> str:
+    return f"{folder}/journal.jsonl: is not a journal of surgeon; choose a new folder"
+
+
 def _check(folder: Path, found: Any, wanted: dict[str, Any]) -> None:
     """Refuses a journal of another measurement."""
     if not isinstance(found, dict) or "format" not in found:
-        raise SurgeonError(f"{folder}/journal.jsonl: is not a journal of surgeon; choose a new folder")
+        raise SurgeonError(_foreign(folder))
     differing = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
     if differing:
         what = ", ".join(differing)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from surgeon.errors import SurgeonError
+from surgeon.measure.memory import out_of_memory
 from surgeon.measure.modules import apply, enter, leave, sites, stack
 from surgeon.plan import Site
 
@@ -45,13 +47,21 @@ class Network:
         """Loads a checkpoint, cut before or not: a folder, ``"sample"``, ORG/NAME.
 
         ``dtype`` auto is that of the checkpoint on CUDA and float32 on the CPU. SurgeonError if it is
-        no checkpoint that surgeon knows, or transformers cannot load it.
+        no checkpoint that surgeon knows, or its weights do not fit into the memory.
         """
         from surgeon.checkpoint.source import open_local
         from surgeon.runtime.with_transformers import load_model
 
         _, folder = open_local(model)
-        return cls(*load_model(str(folder), device, dtype))
+        try:
+            return cls(*load_model(str(folder), device, dtype))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise SurgeonError(
+                f"{model}: out of memory with its weights alone; "
+                "use --dtype bfloat16 or another --device"
+            ) from None
 
     @property
     def device(self) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from surgeon.errors import SurgeonError
 from surgeon.measure.grid import Variant
 from surgeon.measure.harness import Tasks, load_tasks, parse_tasks, quiet, version
+from surgeon.measure.memory import out_of_memory
 from surgeon.measure.opened import Opened
 from surgeon.measure.prepared import Prepared, Scores
 from surgeon.measure.scoring import Item, Score
@@ -87,8 +88,16 @@ class _Requests:
             found[what] = tuple(own[0]) if single else sum(score.logprob for score in own)
 
         def generate(requests: list[Any]) -> list[str]:
-            with virtual_cut(self._opened.network.model, variant.removed):
-                made: list[str] = self._encoder.generate_until(requests)
+            try:
+                with virtual_cut(self._opened.network.model, variant.removed):
+                    made: list[str] = self._encoder.generate_until(requests)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise SurgeonError(
+                    f"{variant.name}: out of memory in generating, one text at a time; "
+                    "use another --dtype or another --device"
+                ) from None
             return made
 
         return Scores(*self._tasks.score(Answers(found, generate)))

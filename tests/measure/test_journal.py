@@ -122,8 +122,9 @@ def test_folders_that_are_refused(tmp_path: Path, refuse: Callable[..., None]) -
     refuse(lambda: Journal(tmp_path / "home", HEADER), "is not a report's folder")
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["letters.txt"]
     (tmp_path / "two").mkdir()
-    (tmp_path / "two" / "journal.jsonl").write_text("[1]\n")
-    refuse(lambda: Journal(tmp_path / "two", HEADER), "is not a journal of surgeon")
-    assert (tmp_path / "two" / "journal.jsonl").read_text() == "[1]\n"
+    for text in ("[1]\n", "Dear diary,\nnothing happened\n", "{}"):
+        (tmp_path / "two" / "journal.jsonl").write_text(text)
+        refuse(lambda: Journal(tmp_path / "two", HEADER), "is not a journal of surgeon")
+        assert (tmp_path / "two" / "journal.jsonl").read_text() == text
     with Journal(tmp_path / "one", HEADER):  # a refusal holds nothing
         pass

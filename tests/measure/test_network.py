@@ -192,3 +192,12 @@ def test_another_layout_is_refused() -> None:
 
 def test_a_dtype_that_is_not_known(refuse: Callable[..., None]) -> None:
     refuse(lambda: Network.load("sample", dtype="int3"), "--dtype 'int3' is not known")
+
+
+def test_weights_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: str) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB")
+
+    monkeypatch.setattr("surgeon.runtime.with_transformers.load_model", full)
+    with pytest.raises(SurgeonError, match="sample: out of memory with its weights alone"):
+        Network.load("sample", "cpu")
