@@ -41,7 +41,8 @@ class _Reader:
     fields of transformers 5 alone; ``ties`` are those whose embedding it takes for the head where there
     is no tie_word_embeddings. The rest is about nemotron-nas: whether it needs attention in the first
     block, what there is to say of a model without any, whether it reads head_dim, has places for
-    biases, and the ``flag`` it needs; ``whole_mlp_biases`` is about whole models.
+    biases, and the ``flag`` it needs; ``whole_mlp_biases`` is about whole models, and so are the
+    families ``without_biases``, for none of which it has places.
     """
 
     name: str
@@ -58,6 +59,7 @@ class _Reader:
     attention_biases: bool = True
     mlp_biases: bool = True
     whole_mlp_biases: bool = True
+    without_biases: frozenset[str] = frozenset()
 
     def verdict(self, structure: Structure, config: dict[str, Any]) -> Runtime:
         """The first reason against it, or the flag."""
@@ -93,6 +95,8 @@ class _Reader:
         mlp_biases = self.whole_mlp_biases if structure.plain else self.mlp_biases
         if not mlp_biases and structure.biases & family.mlp.shapes.keys():
             yield "would leave out the MLP's biases without a word"
+        if structure.plain and structure.biases and family.model_type in self.without_biases:
+            yield "would leave out the biases of this family without a word"
         if structure.dialect == NAS_MODEL_TYPE:
             yield from self._block_reasons(structure)
 
@@ -131,6 +135,7 @@ _READERS = (
         quantized=_METHODS,
         mlp_biases=False,
         whole_mlp_biases=False,
+        without_biases=frozenset({"granite"}),
     ),
     _Reader(
         "TensorRT-LLM",

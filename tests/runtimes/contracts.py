@@ -26,8 +26,8 @@ class Contract:
     ``numbers`` and ``texts`` are the keys it cannot do without in the nemotron-nas dialect,
     ``attributes``: it asks for the keys of a block as attributes of the config class, so auto_map must
     name one. ``head_dim`` is read, or else is hidden / heads. ``biases`` are the sublayers that get
-    biases where the config's flag says so, ``whole_biases`` those in whole models; a tensor without a
-    place is left out in silence.
+    biases where the config's flag says so, ``whole_biases`` those in whole models, those of the classes
+    ``without_biases`` excepted; a tensor without a place is left out in silence.
     ``starts_with_attention``: block 0 hands its MLP a residual that only an attention makes.
     ``flat_rope``: it reads rope_theta and rope_scaling, not rope_parameters. ``windows`` are classes
     whose sliding windows it passes on to its attention.
@@ -46,6 +46,7 @@ class Contract:
     starts_with_attention: bool
     flat_rope: bool
     windows: frozenset[str]
+    without_biases: frozenset[str] = frozenset()
 
 
 _ALL = frozenset(
@@ -85,9 +86,12 @@ CONTRACTS = (
         sources=(
             "sglang/srt/models/nemotron_nas.py",
             "sglang/srt/models/llama.py",
+            "sglang/srt/models/granite.py",
+            "sglang/srt/model_loader/utils.py",
             "sglang/srt/configs/model_config.py",
             "sglang/srt/layers/layer_boundary/residual/stream.py",
         ),
+        # SmolLM3 through its transformers backend
         whole=_ALL,
         numbers=frozenset({*WIDTHS, "rms_norm_eps"}),
         texts=frozenset({"hidden_act"}),
@@ -99,6 +103,8 @@ CONTRACTS = (
         starts_with_attention=False,
         flat_rope=False,
         windows=frozenset(),
+        # GraniteAttention and GraniteMLP make all of theirs with bias=False
+        without_biases=frozenset({"GraniteForCausalLM"}),
     ),
     Contract(
         runtime="TensorRT-LLM",
@@ -231,9 +237,11 @@ def _tensors(
     if not config.get("tie_word_embeddings"):
         yield "lm_head.weight", (config["vocab_size"], hidden)
     yield "model.norm.weight", (hidden,)
-    qwen2 = config["architectures"] == ["Qwen2ForCausalLM"]
+    (architecture,) = config["architectures"]
+    qwen2 = architecture == "Qwen2ForCausalLM"
+    whole_biases = frozenset() if architecture in contract.without_biases else contract.whole_biases
     for number, block in enumerate(blocks):
-        biases = contract.whole_biases if block is None else contract.biases
+        biases = whole_biases if block is None else contract.biases
         prefix = f"model.layers.{number}."
         if block is None or not block["attention"]["no_op"]:
             kv = config.get("num_key_value_heads") or heads

@@ -50,6 +50,11 @@ SOURCES = {
     "granite": dataclasses.replace(
         PLAIN, config={"model_type": "granite", "architectures": ["GraniteForCausalLM"]}
     ),
+    "granite-biases": dataclasses.replace(
+        PLAIN,
+        attention_bias=True,
+        config={"model_type": "granite", "architectures": ["GraniteForCausalLM"]},
+    ),
 }
 
 CUTS = {
@@ -89,7 +94,7 @@ def without_bias_of_o_proj(folder):
     checkpoints.write_weights(folder / "model.safetensors", kept)
 
 
-BEYOND = ("granite", "mistral-window")
+BEYOND = ("granite", "granite-biases", "mistral-window")
 """What the nemotron-nas dialect, and so --portable, has no words for."""
 
 
