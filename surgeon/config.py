@@ -56,7 +56,7 @@ def pruned_config(
     new.setdefault("tie_word_embeddings", structure.tied)
     if family is not LLAMA and _reader(structure) is LLAMA:
         new = _as_llama(family.filled(new), structure)
-    if not structure.plain:
+    if not structure.plain or structure.family is not family:
         new.setdefault("tokenizer_class", family.tokenizer)
     if structure.dialect == NAS_MODEL_TYPE:
         return _to_nas(new, structure)
@@ -103,7 +103,7 @@ def _to_plain(config: dict[str, Any], structure: Structure, before: Family) -> d
         return config
     for key in ("auto_map", "block_configs"):
         config.pop(key, None)
-    if config.get("tokenizer_class") == before.tokenizer:
+    if structure.family is before and config.get("tokenizer_class") == before.tokenizer:
         del config["tokenizer_class"]
     config["model_type"] = structure.family.model_type
     config["architectures"] = [structure.family.architecture]

@@ -145,6 +145,7 @@ def test_portable_qwen2_is_a_llama_with_zero_biases(key, dialect, source, load, 
     assert report.dialect == dialect
     config = read(out)
     assert config["attention_bias"] is True
+    assert config["tokenizer_class"] == "Qwen2Tokenizer"  # no Llama's, if the tokenizer names none
     assert not {"sliding_window", "layer_types", "max_window_layers"} & config.keys()
     tensors = checkpoints.read_weights(out)
     zeros = [name for name in tensors if name.endswith("o_proj.bias")]
