@@ -80,7 +80,7 @@ class _Reader:
             yield "is not known to keep to the sliding windows of this family"
         settings = config.get("quantization_config")
         method = settings.get("quant_method") if isinstance(settings, dict) else None
-        if structure.quantized and method not in self.quantized:
+        if structure.quantized and not (isinstance(method, str) and method in self.quantized):
             yield "may not read these quantized weights; it was not looked into"
         theta = self.thetas.get(family.model_type)
         lost = None if theta is None else _lost_rope(config, family, theta)

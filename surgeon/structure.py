@@ -207,6 +207,9 @@ def read_structure(config: dict[str, Any], family: Family, where: str) -> Struct
             f"{where}: num_attention_heads {heads} is not a multiple of num_key_value_heads "
             f"{dims.num_key_value_heads}"
         )
+    epsilon = config.get("rms_norm_eps", 1e-6)
+    if not isinstance(epsilon, int | float) or isinstance(epsilon, bool):
+        raise SurgeonError(f"{where}: rms_norm_eps is {epsilon!r}; expected a number")
     layers = size("num_hidden_layers")
     if layers > MOST_LAYERS:
         raise SurgeonError(f"{where}: num_hidden_layers is {layers}; at most {MOST_LAYERS} make sense")

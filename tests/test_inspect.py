@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import pytest
 from checkpoints import Outcome, Spec
 
 import surgeon
@@ -59,6 +60,12 @@ def test_quantized(tmp_path: Path) -> None:
     found = surgeon.inspect(checkpoints.make(tmp_path / "model", gptq=True, hidden=32, mlp=64))
     assert found.quantized
     assert set(found.dtypes) == {"BF16", "I32", "F16"}
+
+
+@pytest.mark.parametrize("settings", [[1], "gptq", {"quant_method": ["gptq"]}, {"bits": 4}])
+def test_quantized_in_a_way_that_nobody_knows(settings: Any, tmp_path: Path) -> None:
+    model = checkpoints.make(tmp_path / "model", Spec(config={"quantization_config": settings}))
+    assert {"vLLM", "SGLang", "MLX-LM"} <= refused_for(model, "may not read these quantized weights")
 
 
 def test_runtimes_name_their_reasons(tmp_path: Path) -> None:

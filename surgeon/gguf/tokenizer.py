@@ -181,8 +181,8 @@ def _special(
     if "generation_config.json" in checkpoint.source.files():
         generation = read_json(checkpoint.source, "generation_config.json")
     ends = generation.get("eos_token_id", checkpoint.config.get("eos_token_id"))
-    ends = [end for end in ends if 0 <= end < size] if isinstance(ends, list) else []
-    others = [end for end in ends if end != special.get("eos")]
+    numbers = [end for end in ends if isinstance(end, int)] if isinstance(ends, list) else []
+    others = [end for end in numbers if 0 <= end < size and end != special.get("eos")]
     if others:
         special["eot"] = others[-1]
     template = _template(data.get("post_processor") or {})

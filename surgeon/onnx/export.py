@@ -111,7 +111,11 @@ def export_onnx(
     generation = {}
     if "generation_config.json" in checkpoint.source.files():
         generation = read_json(checkpoint.source, "generation_config.json")
-    genai = genai_config(checkpoint, generation, GRAPH, rope.length, chosen != "F32")
+    try:
+        genai = genai_config(checkpoint, generation, GRAPH, rope.length, chosen != "F32")
+    except (TypeError, ValueError) as error:
+        settings = here / "generation_config.json"
+        raise SurgeonError(f"{settings}: has settings that are no numbers ({error})") from None
     if store.size:
         announce(store.size)
     _write(folder, store, {GRAPH: text, GENAI: encode_json(genai)}, advance)

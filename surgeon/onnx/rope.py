@@ -37,7 +37,9 @@ def read_rope(config: dict[str, Any], head_dim: int, where: str) -> Rope:
         raise SurgeonError(f"{where}: its rope settings are {settings!r}; expected a table")
     theta = settings.get("rope_theta", config.get("rope_theta")) or 10000.0
     kind = settings.get("rope_type", settings.get("type", "default"))
-    if kind not in _INVERSE:
+    if not isinstance(theta, int | float):
+        raise SurgeonError(f"{where}: rope_theta is {theta!r}; expected a number")
+    if not isinstance(kind, str) or kind not in _INVERSE:
         raise SurgeonError(
             f"{where}: rope type {kind!r} is not known; known are {', '.join(sorted(_INVERSE))}"
         )

@@ -83,6 +83,9 @@ def test_a_full_disk(cli, plain, tmp_path, monkeypatch):
         ({"hidden_act": "gelu"}, ["hidden_act 'gelu'"]),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, ["rope type 'yarn'", "known are"]),
         ({"rope_parameters": {"rope_type": "odd"}}, ["rope type 'odd'"]),
+        ({"rope_parameters": {"rope_type": ["odd"]}}, ["rope type ['odd']"]),
+        ({"rope_parameters": {"rope_theta": "1e4"}}, ["rope_theta is '1e4'"]),
+        ({"rms_norm_eps": None}, ["rms_norm_eps is None"]),
     ],
 )
 def test_configs_that_would_run_as_something_else(change, words, cli, plain, tmp_path):

@@ -168,9 +168,12 @@ def test_refusals(cli, tmp_path):
     gelu = make(tmp_path / "g", config={"hidden_act": "gelu"})
     assert_refused(cli("export", "onnx", gelu), "config.json: hidden_act 'gelu' is not known")
     assert_refused(cli("export", "onnx", make(tmp_path / "f"), "-o", gelu / "config.json"), "choose")
+    odd = make(tmp_path / "odd")
+    (odd / "generation_config.json").write_text('{"top_k": "many"}')
+    assert_refused(cli("export", "onnx", odd), "generation_config.json", "no numbers", "many")
     assert_refused(cli("export", "onnx", tmp_path / "none"), "no such folder")
     assert_refused(cli("export", "onnx", tmp_path / "f", "--dtype", "fp8"), "fp8")
-    for folder in (quantized, gelu, tmp_path / "f"):
+    for folder in (quantized, gelu, odd, tmp_path / "f"):
         assert not (folder / "model.onnx").exists()
 
 
