@@ -35,6 +35,9 @@ _OWN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex}
 _STORE = 100 << 20
 """Bytes of Ray's object store: jobs and scores are small, and /dev/shm of containers is, too."""
 
+_STARTS = 3
+"""How often a Ray of its own is started: it gives up after 30 s, too few for a busy machine."""
+
 
 def ray_engine(
     opened: Opened,
@@ -161,11 +164,7 @@ def _cluster(address: str | None, workers: int, gpus: int) -> Iterator[Any]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        try:
-            ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            where = f"--ray-address {address}" if address else "--workers"
-            raise SurgeonError(f"{where}: Ray cannot be reached ({_line(error)})") from None
+        _start(ray, options, address)
         there = ray.cluster_resources()
         for what, each in (("CPU", 1), ("GPU", gpus)):
             if there.get(what, 0) < workers * each:
@@ -178,6 +177,19 @@ def _cluster(address: str | None, workers: int, gpus: int) -> Iterator[Any]:
         logging.disable(before)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(ray: Any, options: dict[str, Any], address: str | None) -> None:
+    for left in reversed(range(1 if address else _STARTS)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if left and type(error) is Exception:  # Ray's class for a node that was too slow
+                continue
+            where = f"--ray-address {address}" if address else "--workers"
+            raise SurgeonError(f"{where}: Ray cannot be reached ({_line(error)})") from None
 
 
 def _knock(address: str) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -113,6 +114,20 @@ def test_what_is_refused_before_anything_starts(opened: Opened, refuse: Callable
     refuse(partial(workers.ray_engine, opened, "sample", 0), "--workers 0 is too few")
     refuse(partial(workers._knock, "127.0.0.1:1"), "--ray-address 127.0.0.1:1", "nobody answers")
     workers._knock("auto")  # is Ray's to find
+
+
+def test_a_machine_too_busy_for_ray_to_start(refuse: Callable[..., None]) -> None:
+    """Ray ends its own start after 30 s with an error that has no class of its own."""
+    slow = [Exception("The current node timed out during startup. This could happen")] * 2
+    busy = Mock(**{"init.side_effect": [*slow, None]})
+    workers._start(busy, {}, None)
+    assert busy.init.call_count == 3
+    never = Mock(**{"init.side_effect": slow[0]})
+    refuse(partial(workers._start, never, {}, None), "--workers: Ray cannot be reached (The current")
+    assert never.init.call_count == 3
+    far = Mock(**{"init.side_effect": ConnectionError("gone")})
+    refuse(partial(workers._start, far, {}, "a:1"), "--ray-address a:1: Ray cannot be reached (gone)")
+    assert far.init.call_count == 1
 
 
 def test_without_ray(
