@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TASKS = Path(__file__).parent / "harness_tasks"
 SHARED = ROOT.parent / "shared" / "data" / "eval"
 STORIES = ("stories_choice:2", "stories_word", "stories_rolling", "stories_generate")
+LIMIT = 6  # documents of each: generating is what takes the time
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -46,7 +47,7 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     folder = tmp_path_factory.mktemp("stories") / "report"
     report = surgeon.sweep(
         "sample",
-        surgeon.TaskSettings(STORIES, limit=12, include_path=str(TASKS)),
+        surgeon.TaskSettings(STORIES, limit=LIMIT, include_path=str(TASKS)),
         folder,
         drops=["attn", "block"],
         fractions=["33%"],
@@ -115,14 +116,14 @@ def test_scores_are_those_of_the_harness_on_the_cut_folder(
         if cell.variant.removed:
             folder = tmp_path / str(number)
             surgeon.prune("sample", folder, Plan(12, cell.variant.removed))
-        assert_equal(cell, report, own_run(folder, TASKS, 12, names))
+        assert_equal(cell, report, own_run(folder, TASKS, LIMIT, names))
     assert len({cell.scores["stories_word.perplexity"] for cell in report.cells}) == 3
 
 
 def test_what_a_report_says_of_its_tasks(stories: tuple[Path, Report]) -> None:
     folder, report = stories
     assert report.settings["tasks"] == list(STORIES)
-    assert report.settings["limit"] == 12
+    assert report.settings["limit"] == LIMIT
     by_name = {measure.name: measure for measure in report.measures}
     acc = by_name["stories_choice.acc_norm"]
     assert (acc.label, acc.unit, acc.detail) == ("stories_choice acc_norm", "%", "2-shot")
@@ -136,7 +137,7 @@ def test_what_a_report_says_of_its_tasks(stories: tuple[Path, Report]) -> None:
 def test_a_batch_changes_no_answer(stories: tuple[Path, Report]) -> None:
     """Padded batches round otherwise, in the seventh digit; what is right or wrong stays so."""
     _, report = stories
-    settings = surgeon.TaskSettings(STORIES, limit=12, include_path=str(TASKS))
+    settings = surgeon.TaskSettings(STORIES, limit=LIMIT, include_path=str(TASKS))
     (cell,) = surgeon.evaluate("sample", settings, device="cpu").cells
     whole = report.cells[0]
     for measure in report.measures:
