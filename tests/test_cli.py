@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -301,6 +302,22 @@ def test_version_and_help(program: Cli) -> None:
         outcome = program(*args)
         assert outcome.code == 0
         assert "Usage" in outcome.out
+
+
+def test_help_at_eighty_columns(program: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = re.findall(r"^│ ([a-z]+) ", program("--help").out, re.MULTILINE)
+    measuring = ["similarity", "eval", "sweep", "bench"]
+    assert listed == ["prune", "inspect", "verify", "generate", "export", "push", *measuring]
+    for verb in ("generate", *measuring):
+        out = program(verb, "--help").out
+        assert max(map(len, out.splitlines())) <= 80
+        words = ["transformers"] if verb == "generate" else ["float32", "bfloat16"]
+        assert [word for word in words if word not in out] == []
+    # the paragraphs of a docstring are filled again
+    assert re.search(
+        r"arXiv 2407\.15516, and angular", " ".join(program("similarity", "-h").out.split())
+    )
 
 
 def test_a_reader_that_goes_away(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,33 +1,59 @@
 """The command line: one file a verb. Each parses, calls the library and renders; no logic here."""
 
+import inspect as inspect_
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from surgeon.cli import bench, export, generate, inspect, prune, push, similarity, sweep, verify
 from surgeon.cli import eval as eval_
 from surgeon.errors import SurgeonError
 from surgeon.version import __version__
 
+VERBS = (
+    *("prune", "inspect", "verify", "generate", "export", "push"),
+    *("similarity", "eval", "sweep", "bench"),
+)
+"""In the order of --help: cutting and what is done with a cut, then measuring."""
+
+
+class _Verbs(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=VERBS.index)
+
+
 app = typer.Typer(
     name="surgeon",
-    help="Remove attention, MLP or whole blocks from a Llama-like checkpoint, and run what is left.",
+    cls=_Verbs,
+    help="Remove attention, MLP or whole blocks from a Llama-like checkpoint, run what is left, and "
+    "measure what it costs.",
     epilog="Start with: surgeon prune sample --drop attn --last 4 --keep-last -o out",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("prune")(prune.prune)
-app.command("inspect")(inspect.inspect)
-app.command("verify")(verify.verify)
-app.command("generate")(generate.generate)
-app.command("eval")(eval_.evaluate)
-app.command("sweep")(sweep.sweep)
+
+
+def _add(name: str, verb: Callable[..., None]) -> None:
+    # typer would keep the ends of a docstring's lines, which a narrow terminal breaks once more
+    paragraphs = inspect_.getdoc(verb) or ""
+    app.command(name, help="\n\n".join(" ".join(p.split()) for p in paragraphs.split("\n\n")))(verb)
+
+
+_add("prune", prune.prune)
+_add("inspect", inspect.inspect)
+_add("verify", verify.verify)
+_add("generate", generate.generate)
 app.add_typer(export.export, name="export")
-app.command("bench")(bench.bench)
-app.command("similarity")(similarity.similarity)
-app.command("push")(push.push)
+_add("push", push.push)
+_add("similarity", similarity.similarity)
+_add("eval", eval_.evaluate)
+_add("sweep", sweep.sweep)
+_add("bench", bench.bench)
 
 
 def _version(show: bool) -> None:

@@ -1,11 +1,20 @@
 """surgeon bench"""
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from surgeon.cli.options import AsJson, Device, Dtype, Fraction, Last, Layers
+from surgeon.cli.options import (
+    AsJson,
+    Device,
+    Drops,
+    Dtype,
+    Fraction,
+    Fractions,
+    KeepLasts,
+    Last,
+    Layers,
+)
 
 if TYPE_CHECKING:
     from surgeon.measure.latency.run import Progress
@@ -15,19 +24,21 @@ def bench(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", help="A model, as for prune; or give --shape.", show_default=False
+            metavar="MODEL", help="A model, as for prune; or give --shape.", show_default=False
         ),
     ] = None,
     shape: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Random weights instead: llama-2-7b, llama-2-13b, llama-3-8b, llama-3-70b, tiny.",
+            help="Random weights instead: llama-2-7b, llama-2-13b, llama-3-8b, llama-3-70b, "
+            "llama-2-7b-8-layers, tiny.",
             show_default=False,
         ),
     ] = None,
     runtime: Annotated[
-        Literal["transformers", "onnxruntime"], typer.Option(help="What runs the model.")
+        Literal["transformers", "onnxruntime"],
+        typer.Option(metavar="RUNTIME", help="What runs the model: transformers or onnxruntime."),
     ] = "transformers",
     lengths: Annotated[
         str, typer.Option(metavar="LIST", help="Time one new token after prompts of so many tokens.")
@@ -45,15 +56,9 @@ def bench(
         ),
     ] = "none",
     tokens: Annotated[int, typer.Option(metavar="N", help="Tokens to decode.")] = 30,
-    drop: Annotated[
-        str, typer.Option(metavar="LIST", help="What to remove: any of attn, mlp, block.")
-    ] = "attn,mlp,block",
-    fractions: Annotated[
-        str, typer.Option(metavar="LIST", help="Shares of the layers that lose it.")
-    ] = "10%,25%,33%",
-    keep_last: Annotated[
-        Literal["both", "yes", "no"], typer.Option(help="Whether the last layer is kept whole.")
-    ] = "both",
+    drop: Drops = "attn,mlp,block",
+    fractions: Fractions = "10%,25%,33%",
+    keep_last: KeepLasts = "both",
     last: Last = None,
     fraction: Fraction = None,
     layers: Layers = None,
@@ -126,11 +131,15 @@ def bench(
     if outcome.unfinished:
         typer.echo(f"{outcome.unfinished} timings are missing; run the same again to go on.")
     if output is not None:
-        typer.echo(f"Wrote {output}/bench.json, bench.md and index.html.")
+        typer.echo(f"Wrote {output}: bench.json, bench.md and index.html.")
+    else:
+        typer.echo("Next: the same with -o REPORT, for a report, and to go on where it stopped")
 
 
 def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+    from surgeon.cli.render import say
+
+    say(words, err=True)
 
 
 def _tell(progress: "Progress") -> None:

@@ -54,14 +54,14 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model, or a cut of it that is only pretended: nothing of it is written.
+    """Measure a model, or what a cut would make of it, without writing the cut.
 
-    The loss of texts, in sliding windows, where every token is predicted once; or tasks of
-    lm-evaluation-harness. As measured.json in a pruned folder, the result gets into its model card.
+    The loss of texts, in sliding windows that predict every token once, or tasks of
+    lm-evaluation-harness. With -o OUT/measured.json the result goes into the model card of OUT.
     """
     from surgeon.checkpoint.source import expand
     from surgeon.checkpoint.staging import SURGERY
-    from surgeon.cli.render import countdown, print_json, print_table
+    from surgeon.cli.render import countdown, print_json, print_table, say
     from surgeon.cli.wanted import wanted
     from surgeon.jsonfile import encode_json
     from surgeon.measure.card import MEASURED, refresh_card
@@ -83,7 +83,7 @@ def evaluate(
             device=device,
             dtype=dtype,
             batch_size=batch_size,
-            notify=lambda words: typer.echo(words, err=True),
+            notify=lambda words: say(words, err=True),
             progress=progress,
         )
     if output is not None:
@@ -95,7 +95,7 @@ def evaluate(
         print_json(report)
         return
     (cell,) = report.cells
-    typer.echo(f"{report.subject.model}: {cell.variant.name}")
+    say(f"{report.subject.model}: {cell.variant.name}")
     print_table(
         ("", "score", "±", "unit"),
         [
@@ -108,3 +108,9 @@ def evaluate(
             for m in report.measures
         ],
     )
+    if rule.given:
+        typer.echo("Next: surgeon prune with the same MODEL and cut, and -o OUT, to write it")
+    else:
+        typer.echo(
+            "Next: the same with --drop attn --fraction 33%, or surgeon sweep, for what cuts cost"
+        )

@@ -23,7 +23,11 @@ def generate(
     ] = 1.0,
     runtime: Annotated[
         Literal["auto", "onnxruntime", "transformers"],
-        typer.Option(help="What runs the model; auto: onnxruntime if model.onnx is there."),
+        typer.Option(
+            metavar="RUNTIME",
+            help="What runs the model: onnxruntime or transformers; auto: onnxruntime if model.onnx "
+            "is there.",
+        ),
     ] = "auto",
     device: Annotated[
         Literal["auto", "cuda", "cpu"], typer.Option(help="Where it runs; auto: CUDA if there is one.")

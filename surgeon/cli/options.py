@@ -42,7 +42,7 @@ Count = Annotated[
 By = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="What surgeon similarity -o wrote of this model.", show_default=False
+        metavar="DIR", help="What surgeon similarity -o DIR wrote of this model.", show_default=False
     ),
 ]
 KeepLast = Annotated[
@@ -54,15 +54,25 @@ KeepLast = Annotated[
     ),
 ]
 
+Drops = Annotated[
+    str, typer.Option(metavar="LIST", help="What the cuts remove: some of attn, mlp, block.")
+]
+Fractions = Annotated[
+    str, typer.Option(metavar="LIST", help="Shares of the layers that lose a sublayer.")
+]
+KeepLasts = Annotated[
+    Literal["both", "yes", "no"], typer.Option(help="Whether cuts keep the last layer whole.")
+]
+
 Device = Annotated[
     Literal["auto", "cuda", "cpu"], typer.Option(help="Where it runs; auto: CUDA if there is one.")
 ]
 Dtype = Annotated[
     str,
     typer.Option(
-        metavar="auto|float32|float16|bfloat16",
-        help="What it computes in; auto: the checkpoint's own on CUDA, float32 on the CPU. "
-        "fp32, fp16 and bf16 are words for it, too.",
+        metavar="DTYPE",
+        help="What it computes in: float32, float16 or bfloat16, fp32, fp16 or bf16 for short; auto: "
+        "the checkpoint's own on CUDA, float32 on a CPU.",
     ),
 ]
 BatchSize = Annotated[

@@ -29,7 +29,7 @@ def push(
 
     Log in first: hf auth login. An edited model card is kept.
     """
-    from surgeon.cli.render import print_json
+    from surgeon.cli.render import print_json, say
     from surgeon.hub.push import push as run
     from surgeon.units import format_size
 
@@ -39,11 +39,13 @@ def push(
         return
     verb = "would go" if dry_run else "went"
     size = format_size(sum(report.files.values()))
-    typer.echo(f"{len(report.files)} files, {size}, {verb} to {report.repo}: {', '.join(report.files)}")
+    say(f"{len(report.files)} files, {size}, {verb} to {report.repo}: {', '.join(report.files)}")
     if report.left_out:
         typer.echo(f"Left out: {', '.join(report.left_out)}")
     for sentence in report.advice:
-        typer.echo(sentence)
+        say(sentence)
     if report.url:
         typer.echo(report.url)
         typer.echo(f"Next: surgeon inspect {report.repo}")
+    if dry_run:
+        typer.echo("Next: the same without --dry-run")

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,28 +30,64 @@ def print_json(result: Any) -> None:
     print(json.dumps(plain(result), indent=2, ensure_ascii=False))
 
 
+def say(words: str, err: bool = False) -> None:
+    """A line on stdout or stderr, broken between words on a terminal, so that no word breaks."""
+    stream = sys.stderr if err else sys.stdout
+    if stream.isatty():
+        width = shutil.get_terminal_size().columns
+        words = textwrap.fill(words, width, break_long_words=False, break_on_hyphens=False)
+    print(words, file=stream, flush=True)
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
     """A table on stdout; all columns but the first ``left`` are figures, set flush right."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
+    out = console()
+    table = _table(columns, rows, left)
+    if _width(table) > out.width:
+        table = _table(columns, rows, left, narrow=True)
+    out.print(table)
 
 
 def print_document_table(table: "Table") -> None:
-    """A table of a report, with its caption."""
+    """A table of a report, with its caption; with rows for columns if only so it has room."""
     groups = [name for name, span in table.groups for _ in range(span)] or [""] * len(table.columns)
     columns = [
         f"{group}\n{column}" if group else column
         for group, column in zip(groups, table.columns, strict=True)
     ]
-    console().print(table.caption)
-    print_table(columns, [[entry.text for entry in row] for row in table.rows], table.left)
+    rows = [[entry.text for entry in row] for row in table.rows]
+    out = console()
+    out.print(table.caption)
+    if _width(_table(columns, rows, table.left, narrow=True)) > out.width:
+        words = (column.replace("\n", ", ") for column in columns)
+        lines = list(zip(words, *rows, strict=True))
+        turned = _table(lines[0], lines[1:], 1, narrow=True)
+        if _width(turned) <= out.width:
+            out.print(turned)
+            return
+    print_table(columns, rows, table.left)
+
+
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], left: int, narrow: bool = False
+) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    padding = (0, 1, 0, 0) if narrow else (0, 1)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _width(table: Any) -> int:
+    """Characters that a table takes when nothing in it is broken."""
+    from rich.console import Console
+
+    return int(Console(width=10_000, markup=False).measure(table).maximum)
 
 
 def console() -> Any:

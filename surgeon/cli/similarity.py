@@ -43,12 +43,12 @@ def similarity(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how little each attention, MLP and layer changes the stream: what could be cut.
+    """Measure how little each attention, MLP and layer changes the residual stream: what could be cut.
 
     Cosine similarities of the features before and after each, as in Figure 1 of arXiv 2407.15516, and
     angular distances over runs of layers, as in arXiv 2403.17887.
     """
-    from surgeon.cli.render import console, countdown, print_json
+    from surgeon.cli.render import console, countdown, print_json, say
     from surgeon.measure.chart import chart
     from surgeon.measure.compare import similarity as run
     from surgeon.measure.similarity_files import check_folder, write_similarity
@@ -65,7 +65,7 @@ def similarity(
             dtype=dtype,
             seed=seed,
             batch_size=batch_size,
-            notify=lambda line: typer.echo(line, err=True),
+            notify=lambda line: say(line, err=True),
             advance=advance,
         )
     written = write_similarity(found, output) if output is not None else ()
@@ -73,7 +73,7 @@ def similarity(
         print_json(found)
         return
     subject = found.subject
-    typer.echo(
+    say(
         f"{subject.model}: cosine similarity before and after, over {found.tokens:,} tokens of "
         f"{found.settings['text']}"
     )

@@ -1,7 +1,7 @@
 """surgeon sweep"""
 
 import shlex
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -10,8 +10,11 @@ from surgeon.cli.options import (
     BatchSize,
     Characters,
     Device,
+    Drops,
     Dtype,
+    Fractions,
     IncludePath,
+    KeepLasts,
     Limit,
     Model,
     Stride,
@@ -35,15 +38,9 @@ def sweep(
     tasks: Tasks = None,
     limit: Limit = None,
     include_path: IncludePath = None,
-    drop: Annotated[
-        str, typer.Option(metavar="LIST", help="What the cuts remove: some of attn, mlp, block.")
-    ] = "attn,mlp,block",
-    fractions: Annotated[
-        str, typer.Option(metavar="LIST", help="Shares of the layers that lose a sublayer.")
-    ] = "0,10%,25%,33%",
-    keep_last: Annotated[
-        Literal["both", "yes", "no"], typer.Option(help="Whether cuts keep the last layer whole.")
-    ] = "both",
+    drop: Drops = "attn,mlp,block",
+    fractions: Fractions = "10%,25%,33%",
+    keep_last: KeepLasts = "both",
     device: Device = "auto",
     dtype: Dtype = "auto",
     batch_size: BatchSize = None,
@@ -78,14 +75,14 @@ def sweep(
 
     A killed sweep continues where it stopped when it is called again.
     """
-    from surgeon.cli.render import countdown, print_document_table, print_json
+    from surgeon.cli.render import countdown, print_document_table, print_json, say
     from surgeon.cli.wanted import wanted
     from surgeon.errors import SurgeonError
-    from surgeon.measure.findings import headline
+    from surgeon.measure.findings import cheapest, headline
     from surgeon.measure.gather import Engine, local_engine
     from surgeon.measure.opened import Opened
     from surgeon.measure.quality import sweep as run
-    from surgeon.measure.tables import cut_tables, overview
+    from surgeon.measure.tables import compared, cut_tables, overview
     from surgeon.measure.workers import import_ray, ray_engine
 
     if ray_address is not None and workers is None:
@@ -94,7 +91,7 @@ def sweep(
         import_ray(ray_address)
 
     def notify(words: str) -> None:
-        typer.echo(words, err=True)
+        say(words, err=True)
 
     def engine(opened: Opened) -> Engine:
         if workers is None:
@@ -121,9 +118,12 @@ def sweep(
     if as_json:
         print_json(report)
         return
-    glance = overview(report)
-    for table in [glance] if glance else cut_tables(report):
+    glance = [table for measure in compared(report) if (table := overview(report, measure))]
+    for table in glance or cut_tables(report):
         print_document_table(table)
-    typer.echo(headline(report))
+    say(headline(report))
     typer.echo(f"Wrote {output}: report.json, report.md and index.html.")
-    typer.echo(f"Next: surgeon prune {shlex.quote(model)} --fraction 33% --keep-last -o out")
+    if best := cheapest(report):
+        kept = " --keep-last" if best.keep_last else ""
+        how = f"--drop {best.drop} --last {best.count}{kept}"
+        typer.echo(f"Next: surgeon prune {shlex.quote(model)} {how} -o OUT")

@@ -2,18 +2,49 @@
 
 from collections.abc import Iterator, Mapping
 
+from surgeon.measure.grid import Variant
 from surgeon.measure.results import Measure, Report
-from surgeon.measure.tables import change, format_score, main_measure, score, unit_words, whole
+from surgeon.measure.tables import change, compared, format_score, score, unit_words, whole
 
 _NAMES = {"attn": "attention", "mlp": "MLPs", "block": "whole blocks"}
 
 Costs = Mapping[tuple[str, int, bool], float]
-"""How much worse the main measure gets, by what is dropped, of how many layers, and keep_last."""
+"""How much worse a measure gets, by what is dropped, of how many layers, and keep_last."""
 
 
 def headline(report: Report) -> str:
-    """The main finding in one sentence: what the largest cut costs, attention against the rest."""
-    measure = main_measure(report)
+    """The main finding in one sentence: what the largest cut costs, attention against the rest.
+
+    Of several measures it speaks of the average, or of the one that loses the largest share of itself.
+    """
+    measure = _foremost(report)
+    sentence = _sentence(report, measure)
+    if len(compared(report)) == 1 or not _costs(report, measure):
+        return sentence
+    hardest = "" if measure.name == "average" else "Hit hardest, "
+    return f"{hardest}{measure.label}: {sentence[0].lower()}{sentence[1:]}"
+
+
+def _foremost(report: Report) -> Measure:
+    measures = compared(report)
+    if measures[0].name == "average":
+        return measures[0]
+    return max(measures, key=lambda measure: _share_lost(report, measure))
+
+
+def _share_lost(report: Report, measure: Measure) -> float:
+    """How much worse the largest cut of attention is, or of what else there is, as a share of the whole
+    model's score."""
+    base = whole(report)
+    before = score(base, measure) if base else None
+    costs = _costs(report, measure)
+    largest = _largest(costs)
+    if not before or largest is None:
+        return 0.0
+    return next(costs[drop, *largest] for drop in _NAMES if (drop, *largest) in costs) / abs(before)
+
+
+def _sentence(report: Report, measure: Measure) -> str:
     costs = _costs(report, measure)
     largest = _largest(costs)
     if largest is None:
@@ -34,15 +65,36 @@ def headline(report: Report) -> str:
     return f"{', '.join(words)}."
 
 
+def cheapest(report: Report) -> Variant | None:
+    """Of the cuts of most layers, the one that costs least."""
+    measure = _foremost(report)
+    costs = _costs(report, measure)
+    cuts = [
+        c.variant
+        for c in report.cells
+        if (c.variant.drop, c.variant.count, c.variant.keep_last) in costs
+    ]
+    most = max((cut.count for cut in cuts), default=0)
+    return min(
+        (cut for cut in cuts if cut.count == most),
+        key=lambda cut: costs[str(cut.drop), cut.count, cut.keep_last],
+        default=None,
+    )
+
+
 def findings(report: Report) -> Iterator[str]:
     """What else the numbers say, a sentence each; none where they do not say it."""
-    measure = main_measure(report)
+    measure = _foremost(report)
     costs = _costs(report, measure)
     largest = _largest(costs)
     if largest is not None:
         count, keep_last = largest
         yield from _attention_against_mlp(costs, count, keep_last)
         yield from _last_layer(costs, count, keep_last, measure)
+    for other in compared(report):
+        if other != measure and _costs(report, other):
+            sentence = _sentence(report, other)
+            yield f"{other.label}: {sentence[0].lower()}{sentence[1:]}"
     open_cells = [
         cell.variant for cell in report.cells if any(score(cell, m) is None for m in report.measures)
     ]

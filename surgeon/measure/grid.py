@@ -93,7 +93,7 @@ def grid(
     for share in shares:
         parse_fraction(share)
     unique: dict[tuple[str | None, frozenset[Site], bool], Variant] = {}
-    refusals: dict[str, None] = {}
+    refusals: dict[str, list[str]] = {}
     gone = frozenset(absent)
     for keep in KEEP_LAST[keep_last]:
         for drop in drops:
@@ -101,13 +101,15 @@ def grid(
                 try:
                     plan = Plan.fraction(num_layers, share, drop, keep, gone)
                 except SurgeonError as refusal:
-                    refusals[str(refusal)] = None
+                    words = str(refusal).removeprefix("plan: ")
+                    name = f"{drop} {share}{', last layer kept' if keep else ''}"
+                    refusals.setdefault(words, []).extend([] if share in words else [name])
                     continue
                 unique.setdefault((drop, plan.removed, keep), _variant(plan, drop, share, keep))
     if shares and not unique:
-        raise SurgeonError(next(iter(refusals)))
-    for words in refusals:
-        notify(f"left out: {words}")
+        raise SurgeonError(f"plan: {next(iter(refusals))}")
+    for words, names in refusals.items():
+        notify(": ".join(filter(None, ("left out", "; ".join(names), words))))
     return (WHOLE, *unique.values())
 
 

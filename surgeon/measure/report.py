@@ -10,7 +10,7 @@ from surgeon.measure.findings import findings, headline
 from surgeon.measure.paper import PAPER, inconsistencies
 from surgeon.measure.repeat import repeat_command
 from surgeon.measure.results import Report
-from surgeon.measure.tables import beside, cut_tables, main_measure, overview, unit_words
+from surgeon.measure.tables import beside, compared, cut_tables, main_measure, overview, unit_words
 from surgeon.units import format_count
 
 
@@ -21,7 +21,8 @@ def document(report: Report, paper: Report | None = None, model: str | None = No
     model was asked for.
     """
     subject = report.subject
-    measure = main_measure(report)
+    measures = compared(report)
+    label = measures[0].label if len(measures) == 1 else "scores"
     revision = f" at {subject.revision}" if subject.revision else ""
     ran = " on ".join(word for word in (subject.dtype, subject.device) if word)
     lead = (
@@ -43,7 +44,7 @@ def document(report: Report, paper: Report | None = None, model: str | None = No
         Section("To repeat", (Code(repeat_command(report, model)),)),
     ]
     return Document(
-        about=f"{subject.model}: {measure.label} after cuts",
+        about=f"{subject.model}: {label} after cuts",
         headline=headline(report),
         lead=lead,
         sections=tuple(section for section in sections if section.parts),
@@ -69,14 +70,15 @@ def _result(report: Report) -> Iterator[Part]:
     said = tuple(findings(report))
     if said:
         yield Text(said, listed=len(said) > 1)
-    main = main_measure(report)
-    others = [measure for measure in report.measures if measure != main]
-    if drawn := chart(report, main):
-        yield drawn
-    if table := overview(report):
-        yield table
-    if main.unit == "%":  # a perplexity or bits per byte are the loss in other words
-        drawn_too = tuple(filter(None, (chart(report, measure) for measure in others)))
+    shown = compared(report)
+    for measure in shown:
+        if drawn := chart(report, measure):
+            yield drawn
+        if table := overview(report, measure):
+            yield table
+    if shown[0].name == "average":
+        single = [measure for measure in report.measures if measure.unit == "%"]
+        drawn_too = tuple(filter(None, (chart(report, m) for m in single if m not in shown)))
         if drawn_too:
             yield Charts(drawn_too, "The single scores, drawn as their average above.")
 

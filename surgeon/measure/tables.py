@@ -6,16 +6,34 @@ from collections.abc import Iterator
 from surgeon.measure.document import Entry, Table
 from surgeon.measure.paper import TABLES
 from surgeon.measure.results import Cell, Measure, Report
+from surgeon.measure.text import MEASURES
 from surgeon.plan import parse_fraction
 
 DROP_NAMES = {"attn": "attention", "mlp": "MLP", "block": "blocks"}
 """What stands for the words of ``--drop`` in tables and charts, in the order of their colours."""
 
 
+def compared(report: Report) -> tuple[Measure, ...]:
+    """The scores that cuts are compared by: one of the texts, and the average of tasks or one of each.
+
+    The others say the same in other words, as perplexity does of the loss.
+    """
+    firsts: dict[str, Measure] = {}
+    for measure in report.measures:
+        of = "text" if measure.name in _OF_TEXT else measure.name.partition(".")[0]
+        firsts.setdefault(of, measure)
+    average = firsts.get("average")
+    if average is None:
+        return tuple(firsts.values())
+    return (average, *([firsts["text"]] if "text" in firsts else []))
+
+
+_OF_TEXT = frozenset(measure.name for measure in MEASURES)
+
+
 def main_measure(report: Report) -> Measure:
-    """The score that cuts are compared by: the average where there is one, or the first."""
-    named = {measure.name: measure for measure in report.measures}
-    return named.get("average", report.measures[0])
+    """The first of the scores that cuts are compared by: the average where there is one."""
+    return compared(report)[0]
 
 
 def score(cell: Cell, measure: Measure) -> float | None:
@@ -40,6 +58,8 @@ def change(report: Report, cell: Cell, measure: Measure) -> float | None:
 def format_score(value: float, unit: str, sign: bool = False) -> str:
     """A score in the digits of its unit: 54.3 percent, 3.364 nats/token, a perplexity of 28.90."""
     digits = 1 if unit == "%" else 3 if "/" in unit else 2
+    if round(value, digits) == 0:
+        value = 0.0  # not -0.0
     plus = "+" if sign else ""
     text = f"{value:{plus}.{digits}f}" if abs(value) < 1e6 else f"{value:{plus}.2e}"
     return text.replace("-", "\N{MINUS SIGN}")
@@ -78,9 +98,10 @@ def cut_tables(report: Report) -> Iterator[Table]:
         yield _cut_table(report, [], "The whole model")
 
 
-def overview(report: Report) -> Table | None:
-    """Every cut's change of the main measure: shares of layers down, kinds of cut across."""
-    measure = main_measure(report)
+def overview(report: Report, measure: Measure | None = None) -> Table | None:
+    """Every cut's change of one measure, by default the main one: shares of layers down, kinds of cut
+    across."""
+    measure = measure or main_measure(report)
     cells = _by_cut(report)
     kinds = [
         (drop, keep_last)

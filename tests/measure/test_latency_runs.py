@@ -194,8 +194,8 @@ def test_a_process_that_dies(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "either MODEL or --shape"),
-        (["sample", "--shape", "tiny"], "either MODEL or --shape"),
+        ([], "give MODEL or --shape NAME; NAME is of llama-2-7b"),
+        (["sample", "--shape", "tiny"], "MODEL or --shape NAME, not both"),
         (["--shape", "huge"], "'huge' is not known; use llama-2-7b"),
         (["sample", "--lengths", "many"], "--lengths 'many'"),
         (["sample", "--drop", "head"], "--drop 'head'"),

@@ -112,6 +112,20 @@ def test_the_paper_stands_beside():
     assert "25.0 % faster without attention in 11 of 32 layers" in headline(report)
 
 
+def test_a_slower_cut_is_called_so_and_drift_is_held_against_gains():
+    report = made(
+        (WHOLE, PREFILL, 20.0),
+        *((v, PREFILL, ms) for v, ms in zip(GRID[1:], (25.0, 19.0, 15.0), strict=True)),
+    )
+    words = "25.0 % slower without attention{}, 5.0 % faster without MLP, 25.0 % without blocks"
+    said = "\n".join(document(report).sections[0].parts[0].paragraphs)
+    assert said == f"One token after a prompt of 50: 20.00 ms; in 11 layers, {words.format('')}."
+    assert headline(report).endswith(words.format(" in 11 of 32 layers"))
+    apart = made(*((c.variant, c.task, c.timing.median) for c in report.cells), (WHOLE, PREFILL, 22.0))
+    _, drift = document(apart).sections[0].parts[0].paragraphs
+    assert "own turns differ by 9.5 %, so changes below that say nothing" in drift
+
+
 def test_a_table_that_is_not_finished():
     report = made((WHOLE, PREFILL, 20.0), (GRID[1], PREFILL, 15.0), (GRID[2], DECODE, 1.0))
     first, second = layout_tables(report)

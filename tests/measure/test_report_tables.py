@@ -9,12 +9,12 @@ import reports
 from surgeon.measure import paper
 from surgeon.measure.charts import chart, file_name
 from surgeon.measure.document import Entry, Table
-from surgeon.measure.findings import findings, headline
+from surgeon.measure.findings import cheapest, findings, headline
 from surgeon.measure.grid import WHOLE, Variant, cut
 from surgeon.measure.repeat import grid_options, repeat_command
 from surgeon.measure.report import document, facts
 from surgeon.measure.results import Cell
-from surgeon.measure.tables import beside, cut_tables, format_score, kept_percent, overview
+from surgeon.measure.tables import beside, compared, cut_tables, format_score, kept_percent, overview
 from surgeon.measure.written import markdown
 from surgeon.plan import Plan
 
@@ -86,6 +86,53 @@ def test_headlines_of_the_papers_own_numbers() -> None:
     assert headline(paper.quality("llama-2-13b")) == (
         "Dropping attention in 13 of 40 layers costs 1.7 points, MLPs 10.3, whole blocks 13.1."
     )
+
+
+def test_of_several_measures_the_one_hit_hardest_comes_first() -> None:
+    report = reports.losses()
+    story = replace(reports.TASKS[0], name="stories", label="Stories")
+    scored = tuple(
+        replace(cell, scores={**cell.scores, "stories": 50.0 - cell.variant.count})
+        for cell in report.cells
+    )
+    report = replace(report, measures=(*report.measures, story), cells=scored)
+    assert [measure.name for measure in compared(report)] == ["loss", "stories"]  # no perplexity
+    loss = (
+        "With the last layer kept, dropping attention in 8 of 24 layers costs 0.669 nats per token, "
+        "MLPs 1.204, whole blocks 0.990."
+    )
+    stories = "dropping attention in 8 of 24 layers costs 8.0 points, MLPs 8.0, whole blocks 8.0."
+    # 0.669 of 3.364 is more than 8 of 50
+    assert headline(report) == f"Hit hardest, Loss: w{loss[1:]}"
+    assert list(findings(report))[-1].startswith("Stories: ")
+    assert list(findings(report))[-1].endswith(stories)
+    assert document(report).about == "models/reference: scores after cuts"
+    assert [drawn.name for drawn in document(report).charts()] == ["loss", "stories"]
+    collapsed = [
+        replace(cell, scores={**cell.scores, "stories": 1.0 if cell.variant.removed else 50.0})
+        for cell in report.cells
+    ]
+    assert headline(replace(report, cells=tuple(collapsed))).startswith("Hit hardest, Stories: ")
+
+
+def test_the_average_speaks_for_its_tasks() -> None:
+    report = reports.scores()
+    cells = tuple(replace(c, scores={**c.scores, "loss": 3.0 + c.variant.count}) for c in report.cells)
+    report = replace(report, measures=(reports.LOSS, *report.measures), cells=cells)
+    assert [measure.name for measure in compared(report)] == ["average", "loss"]
+    assert headline(report).startswith("Average: ")
+
+
+def test_the_cheapest_of_the_largest_cuts() -> None:
+    best = cheapest(reports.losses())
+    assert best is not None
+    assert best.name == "attn last 8, last layer kept"
+    assert cheapest(replace(reports.losses(), cells=())) is None
+
+
+def test_nothing_is_no_loss() -> None:
+    assert format_score(-0.0001, "nats/token") == "0.000"
+    assert format_score(-0.04, "%", True) == "+0.0"
 
 
 def test_a_score_that_gets_better_is_a_gain() -> None:

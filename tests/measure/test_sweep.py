@@ -229,7 +229,7 @@ def test_the_command_shows_every_cut(text: Path, tmp_path: Path, cli: Callable[.
         "--fractions", "0,4%,33%", "--keep-last", "yes", "-o", tmp_path / "out",
     )  # fmt: skip
     assert done.code == 0, done
-    assert "left out: plan: --fraction 4% of 12 layers rounds to none" in done.err
+    assert "left out: --fraction 4% of 12 layers rounds to none" in done.err
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert len(report["cells"]) == 4
     base, *losses = (cell["scores"]["loss"] for cell in report["cells"])
@@ -260,7 +260,7 @@ def test_cuts_of_a_model_that_was_cut(text: Path, tmp_path: Path) -> None:
         notify=said.append,
     )
     assert said == [
-        "left out: plan: it removes nothing; these sublayers are not in the model (any more)"
+        "left out: attn 33%: it removes nothing; these sublayers are not in the model (any more)"
     ]
     names = [cell.variant.name for cell in report.cells]
     assert "attn last 4" not in names

@@ -1,7 +1,7 @@
 """The report to be read: what was found, the tables, and how the figures were taken."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from surgeon.measure.charts import chart
 from surgeon.measure.document import Chart, Code, Document, Facts, Part, Section, Text
@@ -85,9 +85,8 @@ def headline(report: Bench) -> str:
     if gains:
         (name, gain), *others = gains.items()
         layers = f"in {most} of {report.subject.num_layers} layers"
-        told = [f"{_gain(gain)} faster without {name} {layers}"]
-        told += [f"{_gain(gain)} without {name}" for name, gain in others]
-        return f"{words}: {', '.join(told)}"
+        told = [(gain, f"without {name} {layers}"), *((g, f"without {n}") for n, g in others)]
+        return f"{words}: {_gains(told)}"
     base = report.baseline(task)
     return words if base is None else f"{words} takes {base:.2f} ms in {report.subject.model}"
 
@@ -108,8 +107,14 @@ def as_report(report: Bench) -> Report:
     return Report(report.subject, {}, measures, tuple(map(cell, report.variants)))
 
 
-def _gain(percent: float) -> str:
-    return f"{percent:.1f} %".replace("-", "\N{MINUS SIGN}")
+def _gains(told: Sequence[tuple[float, str]]) -> str:
+    """ "15.4 % faster without attention, 12.0 % without MLP": the word again where it changes."""
+    parts, before = [], ""
+    for percent, how in told:
+        word = "faster" if percent >= 0 else "slower"
+        parts.append(f"{abs(percent):.1f} % {'' if word == before else f'{word} '}{how}")
+        before = word
+    return ", ".join(parts)
 
 
 def _findings(report: Bench) -> Iterator[str]:
@@ -120,18 +125,26 @@ def _findings(report: Bench) -> Iterator[str]:
             continue
         cuts = [v for v in report.variants if v != WHOLE and report.find(v, task)]
         most = max((v.count for v in cuts), default=0)
-        parts = []
+        parts, smallest = [], float("inf")
         for keep_last, words in ((False, ""), (True, ", with the last layer kept")):
             gains = [
-                f"{_gain(gain)} without {DROP_NAMES[v.drop]}" if v.drop else f"{_gain(gain)} {v.name}"
+                (gain, f"without {DROP_NAMES[v.drop]}" if v.drop else f"after {v.name}")
                 for v in cuts
                 if (v.count, v.keep_last) == (most, keep_last)
                 and (gain := report.improvement(v, task)) is not None
             ]
+            smallest = min([smallest, *(abs(gain) for gain, _ in gains)])
             if gains:
-                parts.append(f"{', '.join(gains)}{words}")
-        faster = f"; in {most} layers, faster by {'; by '.join(parts)}" if parts else ""
-        yield f"{start(task.words)}: {base:.2f} ms{faster}."
+                parts.append(f"{_gains(gains)}{words}")
+        layers = f"{most} layer{'s' if most > 1 else ''}"
+        changes = f"; in {layers}, {'; '.join(parts)}" if parts else ""
+        yield f"{start(task.words)}: {base:.2f} ms{changes}."
+        drift = report.drift(task)
+        if parts and drift is not None and drift >= smallest:
+            yield (
+                f"{start(task.words)}: the whole model's own turns differ by {drift:.1f} %, so changes "
+                "below that say nothing; measure again on a quiet machine."
+            )
 
 
 def _method(report: Bench) -> Iterator[str]:

@@ -100,7 +100,8 @@ def bench(
     """
     start = time.monotonic()
     if (model is None) == (shape is None):
-        raise SurgeonError("bench: give either MODEL or --shape " + "|".join(SHAPES))
+        both = ", not both" if model is not None else ""
+        raise SurgeonError(f"bench: give MODEL or --shape NAME{both}; NAME is of {', '.join(SHAPES)}")
     tasks = parse_tasks(lengths, decode)
     chosen = settings.make_settings(runtime, device, sequences, tokens, cuda_graph, threads)
     folder = expand(output) if output is not None else None
@@ -132,6 +133,8 @@ def bench(
             finally:
                 if folder is not None:
                     save(report, folder)
+        elif folder is not None:
+            save(report, folder)  # as this version words it
     unfinished = sum(not report.find(variant, task) for variant, some in turns for task in some)
     return Outcome(report, unfinished, beyond, time.monotonic() - start)
 
