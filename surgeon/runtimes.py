@@ -39,7 +39,8 @@ class _Reader:
     ``families`` are those whose whole models it knows, ``windows`` those whose sliding windows it is
     known to keep to. ``thetas`` says which rope base it takes where there is no rope_theta, as with the
     fields of transformers 5 alone; ``ties`` are those whose embedding it takes for the head where there
-    is no tie_word_embeddings. The rest is about nemotron-nas: whether it needs attention in the first
+    is no tie_word_embeddings; ``ropes`` are the kinds of rope that were compared, where it was run. The
+    rest is about nemotron-nas: whether it needs attention in the first
     block, what there is to say of a model without any, whether it reads head_dim, has places for
     biases, and the ``flag`` it needs; ``whole_mlp_biases`` is about whole models, and so are the
     families ``without_biases``, for none of which it has places.
@@ -60,6 +61,7 @@ class _Reader:
     mlp_biases: bool = True
     whole_mlp_biases: bool = True
     without_biases: frozenset[str] = frozenset()
+    ropes: frozenset[str] | None = None
 
     def verdict(self, structure: Structure, config: dict[str, Any]) -> Runtime:
         """The first reason against it, or the flag."""
@@ -86,6 +88,8 @@ class _Reader:
         lost = None if theta is None else _lost_rope(config, family, theta)
         if lost is not None:
             yield lost
+        if self.ropes is not None and (kind := _rope_kind(config)) not in self.ropes:
+            yield f"may compute rope of type {kind} in another way; it was not looked into"
         unsaid = structure.plain and "tie_word_embeddings" not in config
         if unsaid and not structure.tied and family.model_type in self.ties:
             yield (
@@ -156,6 +160,7 @@ _READERS = (
             "granite": 0.0,
         },
         ties=ALL - {"qwen3"},
+        ropes=frozenset({"default", "linear", "llama3"}),
         head_dim=False,
     ),
     _Reader(
@@ -228,6 +233,13 @@ def _lost_rope(config: dict[str, Any], family: Family, theta: float) -> str | No
     else:
         does = None
     return does and f"{does}: config.json has no rope fields of transformers 4; add those"
+
+
+def _rope_kind(config: dict[str, Any]) -> str:
+    """The kind of scaling, in either style of config.json."""
+    scaling = config.get("rope_scaling") or config.get("rope_parameters")
+    scaling = scaling if isinstance(scaling, dict) else {}
+    return str(scaling.get("rope_type", scaling.get("type", "default")))
 
 
 def unsupported_by_onnxruntime(structure: Structure) -> str | None:

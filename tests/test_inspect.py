@@ -199,3 +199,13 @@ def test_the_sample(cli: Cli) -> None:
     assert data["tied"] is True
     # one KV head of 32, key and value, 2 bytes, 12 layers
     assert data["costs"]["kv_bytes_per_token"] == 1536
+
+
+def test_a_kind_of_rope_that_was_not_compared(tmp_path: Path) -> None:
+    for kind, loads in (("linear", True), ("yarn", False)):
+        scaling = {"rope_type": kind, "factor": 2.0}
+        spec = Spec(mlp=256, head_dim=16, config={"rope_scaling": scaling})
+        verdicts = surgeon.inspect(checkpoints.make(tmp_path / kind, spec)).runtimes
+        (mlx,) = (verdict for verdict in verdicts if verdict.name == "MLX-LM")
+        assert mlx.loads == loads, mlx.note
+        assert loads or "rope of type yarn" in mlx.note

@@ -10,7 +10,7 @@ from surgeon.checkpoint.staging import SURGERY
 from surgeon.companions import companion_names, license_lines, llama_duties
 from surgeon.errors import SurgeonError
 from surgeon.hub.source import refused
-from surgeon.measure.card import refresh_card
+from surgeon.measure.card import MEASURED, refresh_card
 from surgeon.surgery import NAS_CODE, OWN_CODE
 
 _PUBLIC = (
@@ -69,6 +69,7 @@ def push(
         found = open_checkpoint(place).source.files()
     along = companion_names(checkpoint.source)
     files = {name: size for name, size in sorted(found.items()) if name in along or _is_public(name)}
+    files.pop(MEASURED, None)  # what it says is in the card, without the paths of this machine
     base = str(read_json(checkpoint.source, SURGERY).get("source", {}).get("model", ""))
     advice = llama_duties(license_lines(checkpoint.source), base, repo)
     url = None

@@ -154,7 +154,10 @@ def test_duties_of_the_llama_licences(licence: str, repo: str, count: int, tmp_p
 
 
 def test_what_was_measured_goes_along(hub: HubServer, out: Path, run_surgeon: Run) -> None:
-    """A measured.json beside the model: in the pushed card, as it is at the time of the push."""
+    """A measured.json beside the model: in the pushed card, as it is at the time of the push.
+
+    The file itself has paths of the machine in it, and stays.
+    """
     report = {
         "format": 1,
         "subject": {
@@ -195,7 +198,7 @@ def test_what_was_measured_goes_along(hub: HubServer, out: Path, run_surgeon: Ru
     assert (done.returncode, done.stderr) == (0, "")
     there = hub.files("me/pruned")
     assert "| ARC, acc_norm, % | 25.50 ± 1.25 |" in there["README.md"].decode()
-    assert json.loads(there["measured.json"]) == report
+    assert "measured.json" not in there
     report["cells"][0]["variant"]["removed"].pop()
     (out / "measured.json").write_text(json.dumps(report))
     done = run_surgeon("push", out, "me/pruned", token=hub.token)

@@ -4,6 +4,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from unittest.mock import Mock
 import pytest
 
 import surgeon
+from surgeon.errors import SurgeonError
 from surgeon.measure import workers
 from surgeon.measure.gather import Engine, gather
 from surgeon.measure.grid import WHOLE, grid
@@ -30,9 +32,13 @@ VARIANTS = grid(12, ["attn", "mlp"], ["25%", "33%"])
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """One Ray for all tests: it takes many seconds to start."""
+    """One Ray for all tests: it takes many seconds to start, on a busy machine too many."""
     torch.set_num_threads(1)
-    with workers._cluster(None, 2, 0):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(workers._cluster(None, 2, 0))
+        except SurgeonError as error:
+            pytest.skip(str(error))
         yield
 
 
