@@ -39,11 +39,11 @@ class _Reader:
     ``families`` are those whose whole models it knows, ``windows`` those whose sliding windows it is
     known to keep to. ``thetas`` says which rope base it takes where there is no rope_theta, as with the
     fields of transformers 5 alone; ``ties`` are those whose embedding it takes for the head where there
-    is no tie_word_embeddings; ``ropes`` are the kinds of rope that were compared, where it was run. The
-    rest is about nemotron-nas: whether it needs attention in the first
-    block, what there is to say of a model without any, whether it reads head_dim, has places for
-    biases, and the ``flag`` it needs; ``whole_mlp_biases`` is about whole models, and so are the
-    families ``without_biases``, for none of which it has places.
+    is no tie_word_embeddings; ``ropes`` are the kinds of rope that were compared, where it was run.
+    Whole models of the families ``fixed_heads`` have heads of hidden_size / their number there, and
+    those of ``without_biases`` have no places for any; ``whole_mlp_biases`` is about whole models, too.
+    The rest is about nemotron-nas: whether it needs attention in the first block, what there is to say
+    of a model without any, whether it reads head_dim, has places for biases, and the ``flag`` it needs.
     """
 
     name: str
@@ -62,6 +62,7 @@ class _Reader:
     whole_mlp_biases: bool = True
     without_biases: frozenset[str] = frozenset()
     ropes: frozenset[str] | None = None
+    fixed_heads: frozenset[str] = frozenset()
 
     def verdict(self, structure: Structure, config: dict[str, Any]) -> Runtime:
         """The first reason against it, or the flag."""
@@ -80,9 +81,7 @@ class _Reader:
         windows = {pattern.window for pattern in structure.attention_patterns} - {None}
         if windows and family.model_type not in self.windows:
             yield "is not known to keep to the sliding windows of this family"
-        settings = config.get("quantization_config")
-        method = settings.get("quant_method") if isinstance(settings, dict) else None
-        if structure.quantized and not (isinstance(method, str) and method in self.quantized):
+        if structure.quantized and _quant_method(config) not in self.quantized:
             yield "may not read these quantized weights; it was not looked into"
         theta = self.thetas.get(family.model_type)
         lost = None if theta is None else _lost_rope(config, family, theta)
@@ -90,6 +89,10 @@ class _Reader:
             yield lost
         if self.ropes is not None and (kind := _rope_kind(config)) not in self.ropes:
             yield f"may compute rope of type {kind} in another way; it was not looked into"
+        dims = structure.dims
+        fixed = structure.plain and family.model_type in self.fixed_heads
+        if fixed and dims.attention_width != dims.hidden_size:
+            yield f"reads no head_dim of this family, and these heads of {dims.head_dim} need it"
         unsaid = structure.plain and "tie_word_embeddings" not in config
         if unsaid and not structure.tied and family.model_type in self.ties:
             yield (
@@ -161,6 +164,7 @@ _READERS = (
         },
         ties=ALL - {"qwen3"},
         ropes=frozenset({"default", "linear", "llama3"}),
+        fixed_heads=frozenset({"qwen2", "granite"}),
         head_dim=False,
     ),
     _Reader(
@@ -179,9 +183,12 @@ def runtimes(structure: Structure, config: dict[str, Any]) -> tuple[Runtime, ...
     """
     family = structure.family
     code = "" if structure.plain else _TRANSFORMERS
-    lost = _lost_rope(config, family, family.rope_theta)
+    foreign = None
+    if structure.quantized and _quant_method(config) is None:
+        foreign = "reads quantized weights only where config.json names their quant_method"
+    lost = foreign or _lost_rope(config, family, family.rope_theta)
     return (
-        Runtime("transformers 5", True, code, "loaded and compared: 5.23"),
+        Runtime("transformers 5", foreign is None, foreign or code, "loaded and compared: 5.23"),
         Runtime("transformers 4", lost is None, lost or code, "loaded and compared: 4.57.6"),
         *_exports(structure, config),
         *(reader.verdict(structure, config) for reader in _READERS),
@@ -233,6 +240,13 @@ def _lost_rope(config: dict[str, Any], family: Family, theta: float) -> str | No
     else:
         does = None
     return does and f"{does}: config.json has no rope fields of transformers 4; add those"
+
+
+def _quant_method(config: dict[str, Any]) -> str | None:
+    """How the weights are quantized, in the word of transformers; MLX's own settings have none."""
+    settings = config.get("quantization_config")
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    return method if isinstance(method, str) else None
 
 
 def _rope_kind(config: dict[str, Any]) -> str:

@@ -209,3 +209,18 @@ def test_a_kind_of_rope_that_was_not_compared(tmp_path: Path) -> None:
         (mlx,) = (verdict for verdict in verdicts if verdict.name == "MLX-LM")
         assert mlx.loads == loads, mlx.note
         assert loads or "rope of type yarn" in mlx.note
+
+
+def test_heads_that_are_no_share_of_the_hidden_size(tmp_path: Path) -> None:
+    for family, refused in (("Granite", {"MLX-LM"}), ("Llama", set())):
+        model = {"model_type": family.lower(), "architectures": [f"{family}ForCausalLM"]}
+        spec = Spec(mlp=256, head_dim=16, config=model)
+        assert refused_for(checkpoints.make(tmp_path / family, spec), "head_dim") == refused
+
+
+def test_weights_quantized_by_mlx(tmp_path: Path) -> None:
+    settings = {"group_size": 64, "bits": 4}
+    for name, method, refused in (("mlx", {}, True), ("gptq", {"quant_method": "gptq"}, False)):
+        spec = Spec(config={"quantization_config": settings | method})
+        found = refused_for(checkpoints.make(tmp_path / name, spec), "quant_method")
+        assert found == ({"transformers 4", "transformers 5"} if refused else set())
