@@ -210,6 +210,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"no such engine: {', '.join(sorted(unknown))}")
     if options.work is None and Path("/dev/shm").is_dir():
         options.work = Path("/dev/shm")
+    if options.work is not None:
+        options.work.mkdir(parents=True, exist_ok=True)
     return options
 
 
