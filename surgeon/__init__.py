@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from surgeon.hub.push import PushReport, push
     from surgeon.inspection import Inspection, inspect
     from surgeon.measure.compare import similarity
+    from surgeon.measure.files import read_report
     from surgeon.measure.latency.run import bench
     from surgeon.measure.quality import evaluate, sweep
     from surgeon.measure.similarity import Similarity
@@ -56,6 +57,7 @@ __all__ = [
     "inspect",
     "prune",
     "push",
+    "read_report",
     "similarity",
     "sweep",
     "verify",
@@ -67,6 +69,7 @@ _HOMES = {
     "GgufReport": "surgeon.gguf.export",
     "export_gguf": "surgeon.gguf.export",
     "bench": "surgeon.measure.latency.run",
+    "read_report": "surgeon.measure.files",
     "evaluate": "surgeon.measure.quality",
     "sweep": "surgeon.measure.quality",
     "TaskSettings": "surgeon.measure.tasks",

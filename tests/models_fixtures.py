@@ -33,13 +33,7 @@ source, cut, load, whole, pruned = (
 @pytest.fixture(scope="session")
 def quiet_torch() -> None:
     """Torch and transformers, in one thread and without a word; skips where they are not there."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    # before all else of transformers: the orders of imports are tested elsewhere
-    assert transformers.AutoModelForCausalLM
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    _models.quiet()
 
 
 @pytest.fixture(scope="session")

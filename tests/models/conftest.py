@@ -17,8 +17,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SHARED = Path(__file__).parents[2].parent / "shared" / "models"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _quiet() -> None:
+def quiet() -> None:
+    """Torch and transformers, in one thread and without a word; skips where they are not there."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     # before all else of transformers: the orders of imports have a test of their own
@@ -26,6 +26,11 @@ def _quiet() -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> None:
+    quiet()
 
 
 @pytest.fixture(scope="session")
