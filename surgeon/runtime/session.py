@@ -97,7 +97,12 @@ def load(
         # on an H200 its other decode kernel is 2-7 % faster, at every length and batch measured;
         # onnxruntime has no option for it but this
         os.environ.setdefault("ORT_ENABLE_XQA", "0")
-        flags = {"enable_cuda_graph": "1" if cuda_graph else "0", "use_tf32": "0"}
+        flags = {
+            "enable_cuda_graph": "1" if cuda_graph else "0",
+            "use_tf32": "0",
+            # not up to the next power of two: beside the weights of a model that is gigabytes
+            "arena_extend_strategy": "kSameAsRequested",
+        }
         provider = ("CUDAExecutionProvider", flags)
     quantized = [node for node in graph.graph.node if node.op_type == "MatMulNBits"]
     content: str | bytes = str(path)
