@@ -282,11 +282,14 @@ class _Llama:
         import numpy as np
 
         graph = self.graph
-        # a limit that comes from a shape stays on the CPU, where Clip takes it: no kernel, no copy
-        shape = graph.node("Shape", [ids], "ids_shape")
-        length = graph.node("Gather", [shape, "scalar_one"], "ids_length")
+        # counted from the ids themselves and not from their shape, which lives on the CPU: a CUDA
+        # graph cannot hold a copy from there
+        zero = graph.constant("zero", np.array(0, np.int64))
+        none = graph.node("Mul", [ids, zero], "ids_zeros")
+        each = graph.node("Add", [none, "scalar_one"], "ids_ones")
+        length = graph.node("ReduceSum", [each, "one"], "ids_length", keepdims=0)
         most = graph.node("Sub", [length, "scalar_one"], "ids_last")
-        index = graph.node("Clip", [last_index, "", most], "row_last")
+        index = graph.node("Min", [last_index, most], "row_last")
         axes = graph.constant("row_axes", np.array([1, 2], np.int64))
         index = graph.node("Unsqueeze", [index, axes], "row_index")
         return graph.node("GatherND", [states, index], "last_states", batch_dims=1)

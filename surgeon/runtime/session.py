@@ -104,6 +104,7 @@ def load(
             "arena_extend_strategy": "kSameAsRequested",
         }
         provider = ("CUDAExecutionProvider", flags)
+        _exact_pool(ort)
     quantized = [node for node in graph.graph.node if node.op_type == "MatMulNBits"]
     content: str | bytes = str(path)
     if quantized and exact:
@@ -131,6 +132,18 @@ def load(
         last_logits_only=logits.shape.dim[1].dim_value == 1,
         cuda_graph=cuda_graph and chosen == "cuda",
     )
+
+
+def _exact_pool(ort: Any) -> None:
+    """The same for the pool that caches lie in, which belongs to the process and not to a session.
+
+    Nothing else reaches that pool than a function that onnxruntime calls deprecated, so it is hushed.
+    """
+    native = ort.capi._pybind_state
+    if hasattr(native, "set_arena_extend_strategy"):
+        ort.set_default_logger_severity(3)
+        native.set_arena_extend_strategy(native.ArenaExtendStrategy.kSameAsRequested)
+        ort.set_default_logger_severity(2)
 
 
 def _check_belongs(checkpoint: Checkpoint, metadata: dict[str, str], path: Path) -> None:
