@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 PROMPT, STEPS = 24, 8
+ROWS = 32
+"""In so many no single position decides. Of two rows the ratio of both errors went from 0.7 to 1.5 with
+the seed, on an H200 in bfloat16; of 32 from 0.9 to 1.06."""
 
 
 def marks() -> list[Any]:
@@ -57,7 +60,7 @@ def errors(folder: Path, dtype: str, device: str = "cuda") -> Iterator[tuple[flo
     """Relative errors of the graph and of transformers: of a prompt, and of cached steps."""
     from surgeon.onnx.check import run_graph
 
-    tokens = np.random.default_rng(7).integers(3, 2048, (2, PROMPT + STEPS))
+    tokens = np.random.default_rng(7).integers(3, 2048, (ROWS, PROMPT + STEPS))
     want = logits(folder, tokens, "fp32", "cpu")
     theirs = logits(folder, tokens, dtype, device)
     mine = run_graph(graph(folder, dtype, device), tokens, PROMPT)

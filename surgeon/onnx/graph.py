@@ -259,16 +259,11 @@ class _Llama:
         graph, part = self.graph, self.family.mlp
         prefix = f"{self.family.layers}.{layer}"
         x = self._norm(f"l{layer}.mlp_norm", f"{prefix}.{part.norm}.weight")
-        gate, up = (f"{prefix}.{part.module}.{name}" for name in part.groups[0])
-        if self._together([gate, up]):
-            both = self._linear(x, f"l{layer}.gate_up", [gate, up])
-            halves = [f"l{layer}.gate", f"l{layer}.up"]
-            graph.node("Split", [both], halves, axis=-1, num_outputs=2)
-        else:
-            halves = [
-                self._linear(x, f"l{layer}.{name}", [module])
-                for name, module in (("gate", gate), ("up", up))
-            ]
+        # two products, though the matrices lie side by side: to part the result of one costs more
+        halves = [
+            self._linear(x, f"l{layer}.{name}", [f"{prefix}.{part.module}.{matrix}"])
+            for name, matrix in zip(("gate", "up"), part.groups[0], strict=True)
+        ]
         # QuickGelu is x * sigmoid(alpha * x): SiLU for alpha 1
         active = graph.node("QuickGelu", halves[:1], f"l{layer}.silu", MICROSOFT, alpha=1.0)
         inner = graph.node("Mul", [active, halves[1]], f"l{layer}.inner")

@@ -114,7 +114,8 @@ def test_one_product_for_q_k_and_v(exported):
     assert [name for name in products if name.startswith("l0.")] == [
         "l0.qkv",
         "l0.o",
-        "l0.gate_up",
+        "l0.gate",
+        "l0.up",
         "l0.down",
     ]
     locations = {e.value for t in graph.initializer for e in t.external_data if e.key == "location"}

@@ -29,8 +29,8 @@ def source_names(name, tied):
     prefix = f"model.layers.{layer[1:]}."
     if module.endswith("_norm"):
         return [prefix + {"attn": "input", "mlp": "post_attention"}[module[:-5]] + "_layernorm.weight"]
-    owner = "mlp" if module in ("gate", "up", "gate_up", "down") else "self_attn"
-    parts = {"qkv": ["q", "k", "v"], "gate_up": ["gate", "up"]}.get(module, [module])
+    owner = "mlp" if module in ("gate", "up", "down") else "self_attn"
+    parts = ["q", "k", "v"] if module == "qkv" else [module]
     return [f"{prefix}{owner}.{part}_proj.{kind}" for part in parts]
 
 
@@ -86,18 +86,17 @@ def test_no_weight_is_copied(name, tmp_path):
 @pytest.mark.parametrize("name", ["gqa", "tied-mha", "biased"])
 @pytest.mark.models
 def test_a_pruned_folder_has_its_matrices_side_by_side(name, key, exported, network):
-    """So one matrix gives q, k and v, and another gate and up, and still nothing is copied."""
+    """So one matrix gives q, k and v, and still nothing is copied."""
     folder = exported(name, key)
     assert not (folder / "model.onnx.data").exists()
     check_ranges(folder, tied=name == "tied-mha")
     model = network(name, key)
     for number, layer in enumerate(model.model.layers):
         shapes = initializer_shapes(folder)
-        has = {part: f"l{number}.{part}.weight" in shapes for part in ("qkv", "q", "gate_up", "gate")}
+        has = {part: f"l{number}.{part}.weight" in shapes for part in ("qkv", "q", "gate", "up")}
         assert not has["q"]
-        assert not has["gate"]
         assert has["qkv"] == (getattr(layer, "self_attn", None) is not None)
-        assert has["gate_up"] == (getattr(layer, "mlp", None) is not None)
+        assert has["gate"] == has["up"] == (getattr(layer, "mlp", None) is not None)
         if has["qkv"]:
             heads, kv = layer.self_attn.q_proj.out_features, layer.self_attn.k_proj.out_features
             assert shapes[f"l{number}.qkv.weight"] == (heads + 2 * kv, 64)
