@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
@@ -13,6 +14,7 @@ from surgeon.errors import SurgeonError
 from surgeon.onnx.export import GRAPH
 from surgeon.onnx.ops import WINDOWS_IR_VERSION
 from surgeon.onnx.weights import DATA
+from surgeon.runtime import cuda
 
 DEVICES = ("auto", "cuda", "cpu")
 
@@ -104,7 +106,6 @@ def load(
             "arena_extend_strategy": "kSameAsRequested",
         }
         provider = ("CUDAExecutionProvider", flags)
-        _exact_pool(ort)
     quantized = [node for node in graph.graph.node if node.op_type == "MatMulNBits"]
     content: str | bytes = str(path)
     if quantized and exact:
@@ -115,11 +116,12 @@ def load(
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, str(folder.absolute()))
     try:
-        session = ort.InferenceSession(content, options, providers=[provider])
+        with cuda.prepared(ort) if chosen == "cuda" else nullcontext():
+            session = ort.InferenceSession(content, options, providers=[provider])
     except Exception as error:  # onnxruntime's own exceptions share no base class
         raise SurgeonError(f"{path}: onnxruntime cannot load it ({error})") from None
     if chosen == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
-        raise SurgeonError("onnxruntime found no usable CUDA device; use --device cpu")
+        raise cuda.why_not(ort)
     return Loaded(
         session=session,
         providers=[provider],
@@ -132,18 +134,6 @@ def load(
         last_logits_only=logits.shape.dim[1].dim_value == 1,
         cuda_graph=cuda_graph and chosen == "cuda",
     )
-
-
-def _exact_pool(ort: Any) -> None:
-    """The same for the pool that caches lie in, which belongs to the process and not to a session.
-
-    Nothing else reaches that pool than a function that onnxruntime calls deprecated, so it is hushed.
-    """
-    native = ort.capi._pybind_state
-    if hasattr(native, "set_arena_extend_strategy"):
-        ort.set_default_logger_severity(3)
-        native.set_arena_extend_strategy(native.ArenaExtendStrategy.kSameAsRequested)
-        ort.set_default_logger_severity(2)
 
 
 def _check_belongs(checkpoint: Checkpoint, metadata: dict[str, str], path: Path) -> None:
