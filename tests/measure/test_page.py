@@ -77,6 +77,12 @@ def test_every_text_is_escaped() -> None:
     assert text.count("</style>") == 1
 
 
+def test_no_line_ends_between_a_number_and_its_unit() -> None:
+    told = replace(document(reports.losses()), headline="14.0 % of 5 ms & 2 GB, 3 small ones")
+    nbsp = "\N{NO-BREAK SPACE}"
+    assert f"<h1>14.0{nbsp}% of 5{nbsp}ms &amp; 2{nbsp}GB, 3 small ones</h1>" in html_page(told)
+
+
 def test_the_papers_numbers_are_marked_as_the_papers() -> None:
     text = page(beside=paper.quality("llama-2-7b"))
     quoted = text[text.index('<section class="quoted">') :]

@@ -41,7 +41,7 @@ def html_page(document: Document) -> str:
 <main>
 <header>
 <p class="about">{escape(document.about)}</p>
-<h1>{escape(document.headline)}</h1>
+<h1>{_running(document.headline)}</h1>
 <p class="lead">{_linked(document.lead)}</p>
 </header>
 {body}
@@ -90,9 +90,14 @@ def _linked(text: str) -> str:
     """The text escaped, its addresses as links."""
     parts = re.split(r"(https://[\w./#?=&%~+-]*[\w/])", text, flags=re.ASCII)
     return "".join(
-        f'<a href="{escape(part)}">{escape(part)}</a>' if number % 2 else escape(part)
+        f'<a href="{escape(part)}">{escape(part)}</a>' if number % 2 else _running(part)
         for number, part in enumerate(parts)
     )
+
+
+def _running(text: str) -> str:
+    """The text escaped, no line to end between a number and its unit."""
+    return escape(re.sub(r"(?<=\d) (?=(?:%|ms|s|[kMGT]?B)(?!\w))", "\N{NO-BREAK SPACE}", text))
 
 
 def _table(table: Table) -> str:
