@@ -17,7 +17,7 @@ from surgeon.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from surgeon.measure.latency.run import Progress
+    from surgeon.measure.latency.values import Progress
 
 
 def bench(

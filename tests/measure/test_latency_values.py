@@ -10,8 +10,8 @@ from surgeon.errors import SurgeonError
 from surgeon.measure.grid import WHOLE, grid
 from surgeon.measure.latency.files import check_same, read, save
 from surgeon.measure.latency.report import document, headline
-from surgeon.measure.latency.run import todo
 from surgeon.measure.latency.tables import figures_table, layout_tables
+from surgeon.measure.latency.turns import todo
 from surgeon.measure.latency.values import Bench, Cell, Task, Timing, parse_tasks
 from surgeon.measure.results import Subject
 

@@ -18,13 +18,13 @@ from surgeon.checkpoint.header import count
 from surgeon.checkpoint.source import Checkpoint, expand, open_checkpoint, open_local
 from surgeon.errors import SurgeonError
 from surgeon.measure.grid import WHOLE, Variant, cut
-from surgeon.measure.latency import engines, settings
+from surgeon.measure.latency import engines, settings, turns
 from surgeon.measure.latency.engines import Engine
+from surgeon.measure.latency.failures import SMALLER, told
 from surgeon.measure.latency.files import check_same, keep, read, save
 from surgeon.measure.latency.grids import choose_grid
 from surgeon.measure.latency.settings import Settings
-from surgeon.measure.latency.values import Bench, Cell, Task, parse_tasks
-from surgeon.measure.memory import out_of_memory
+from surgeon.measure.latency.values import Bench, Progress, Task, parse_tasks
 from surgeon.measure.results import Subject
 from surgeon.measure.shapes import SHAPES, find_shape, make
 from surgeon.plan import Plan
@@ -34,25 +34,7 @@ from surgeon.surgery import Operation, operate, operation_costs
 Grid = Callable[[Checkpoint], Sequence[Variant]]
 """What to measure of a model: known only once it is open."""
 
-Turn = tuple[Variant, tuple[Task, ...]]
-"""Tasks to time in a cut, one after the other."""
-
-_SHORTER = "; ask for less with --lengths or --decode, or for a dtype of 16 bits"
-_SMALLER = "; its weights have no room: take a smaller model, or a dtype of 16 bits"
-
 _RAM = Path("/dev/shm")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A cell that was just finished: the number ``done`` of ``total`` of this run; ``left`` seconds by
-    what they took so far."""
-
-    report: Bench
-    cell: Cell
-    done: int
-    total: int
-    left: float
 
 
 @dataclass(frozen=True)
@@ -119,13 +101,13 @@ def bench(
             check_same(there, report, folder)
             report = replace(report, costs=there.costs | report.costs, cells=there.cells)
         fitting, beyond = _fitting(checkpoint, chosen, tasks)
-        turns = todo(report, variants, fitting)
-        if turns:
+        todo = turns.todo(report, variants, fitting)
+        if todo:
             notify(f"{report.subject.model}: {runtime}, {kind}, {report.subject.device}")
             engine = _engine(checkpoint, chosen, kind, shape, place)
             deadline = start + minutes * 60 if minutes is not None else float("inf")
             try:
-                for progress in _run(engine, operations, turns, report, deadline, notify):
+                for progress in turns.run(engine, operations, todo, report, deadline, notify):
                     report = progress.report
                     if folder is not None:
                         keep(report, folder)
@@ -135,96 +117,8 @@ def bench(
                     save(report, folder)
         elif folder is not None:
             save(report, folder)  # as this version words it
-    unfinished = sum(not report.find(variant, task) for variant, some in turns for task in some)
+    unfinished = sum(not report.find(variant, task) for variant in variants for task in fitting)
     return Outcome(report, unfinished, beyond, time.monotonic() - start)
-
-
-def todo(report: Bench, variants: Sequence[Variant], tasks: Sequence[Task]) -> list[Turn]:
-    """What a report lacks, the whole model before and after the cuts."""
-    turns = [(v, tuple(t for t in tasks if not report.find(v, t))) for v in variants if v != WHOLE]
-    turns = [(variant, some) for variant, some in turns if some]
-    wanted = {task for _, some in turns for task in some}
-    whole = tuple(t for t in tasks if t in wanted or not report.find(WHOLE, t))
-    again = [(WHOLE, tuple(t for t in tasks if t in wanted))] if wanted else []
-    return [*([(WHOLE, whole)] if whole else []), *turns, *again]
-
-
-class _Budget:
-    """Whether there is time for one more cut and for the whole model's last turn after it."""
-
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-        self._start = self._last = time.monotonic()
-        self._longest = self._whole = 0.0
-
-    def cell(self) -> float:
-        """Counts a finished cell; the seconds since the start."""
-        now = time.monotonic()
-        self._longest, self._last = max(self._longest, now - self._last), now
-        return now - self._start
-
-    def whole(self) -> None:
-        """Takes the time so far for that of one turn of the whole model."""
-        self._whole = time.monotonic() - self._start
-
-    @property
-    def spent(self) -> bool:
-        return time.monotonic() + self._longest + self._whole > self._deadline
-
-
-def _run(
-    engine: Engine,
-    operations: dict[str, Operation | None],
-    turns: Sequence[Turn],
-    report: Bench,
-    deadline: float,
-    notify: Callable[[str], None],
-) -> Iterator[Progress]:
-    """Cell after cell. The whole model has its turns whatever the budget says, the last one only after
-    a cut."""
-    total, done, any_cut = sum(len(tasks) for _, tasks in turns), 0, False
-    budget = _Budget(deadline)
-    for number, (variant, tasks) in enumerate(turns):
-        is_cut = variant != WHOLE
-        if budget.spent if is_cut else number and not any_cut:
-            continue
-        with _told(variant.name, _SMALLER), engine(operations[variant.name]) as (measure, load):
-            for task in tasks:
-                if is_cut and budget.spent:
-                    break
-                name = f"{variant.name}: {task.name}"
-
-                def estimate(seconds: float, name: str = name) -> None:
-                    if seconds > 2:
-                        notify(f"{name}: about {seconds:.0f} s")
-
-                before = time.monotonic()
-                with _told(name, _SHORTER):
-                    timing, peak = measure(task, estimate)
-                cell = Cell(variant, task, timing, peak, load, time.monotonic() - before)
-                report = replace(report, cells=(*report.cells, cell))
-                done, any_cut = done + 1, any_cut or is_cut
-                spent = budget.cell()
-                yield Progress(report, cell, done, total, spent / done * (total - done))
-        if number == 0:
-            budget.whole()
-
-
-@contextmanager
-def _told(what: str, advice: str) -> Iterator[None]:
-    """Errors of the runtimes as one line that says where they happened, and ``advice`` where memory is
-    short."""
-    try:
-        yield
-    except SurgeonError as error:
-        if str(error).startswith(f"{what}: "):
-            raise
-        more = advice if out_of_memory(error) else ""
-        raise SurgeonError(f"{what}: {error}{more}") from None
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise SurgeonError(f"{what}: out of memory{advice}") from None
 
 
 @contextmanager
@@ -324,7 +218,7 @@ def _fitting(
 def _engine(
     checkpoint: Checkpoint, chosen: Settings, kind: str, shape: str | None, place: Path
 ) -> Engine:
-    with _told("whole", _SMALLER):
+    with told("whole", SMALLER):
         if chosen.runtime == "transformers":
             return engines.transformers_engine(checkpoint, chosen, kind, shape)
         return engines.onnxruntime_engine(checkpoint, chosen, kind, shape, place)

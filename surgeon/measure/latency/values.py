@@ -166,6 +166,18 @@ class Bench:
         return 100 * (1 - found[-1].timing.median / base)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """A cell that was just finished: the number ``done`` of ``total`` of this run; ``left`` seconds by
+    what they took so far."""
+
+    report: Bench
+    cell: Cell
+    done: int
+    total: int
+    left: float
+
+
 def _cell(data: dict[str, Any]) -> Cell:
     parts = {
         "variant": Variant.from_json(data["variant"]),
