@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -26,6 +27,9 @@ SETTINGS = {
     "sequences": 1000,
     "tokens": 30,
     "warmup": 8,
+    "later_warmup": 2,
+    "rounds": 10,
+    "decode_rounds": 3,
     "peak_bytes": "all of it",
 }
 COSTS = Costs(100, 2000, 200, 30)
@@ -145,6 +149,34 @@ def test_every_figure_of_every_turn():
     ]
     assert table.columns[5] == "fastest"
     assert table.note == "The whole model's turns differ by 0.0 %."
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "not_said"),
+    [
+        (
+            SETTINGS,
+            (
+                "shared out to 10 rounds",
+                "and 2 in each other",
+                "in each of 3 rounds",
+                "every other round",
+            ),
+            ("one before the cuts",),
+        ),
+        (
+            {key: value for key, value in SETTINGS.items() if "rounds" not in key},
+            ("one by one, after 8 runs of warm-up.", "one before the cuts and one after them"),
+            ("round", "fastest"),
+        ),
+    ],
+)
+def test_each_way_of_measuring_has_its_words(settings, said, not_said):
+    report = replace(made((WHOLE, PREFILL, 20.0), (WHOLE, DECODE, 20.0)), settings=settings)
+    (section,) = (s for s in document(report).sections if s.title == "How it was measured")
+    text = " ".join(section.parts[0].paragraphs)
+    assert all(words in text for words in said)
+    assert not any(words in text for words in not_said)
 
 
 def test_what_is_left_to_do():

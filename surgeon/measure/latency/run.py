@@ -1,7 +1,7 @@
-"""The operation: ``surgeon.bench`` and ``surgeon bench``. One cell after the other, each kept at once.
+"""The operation: ``surgeon.bench`` and ``surgeon bench``. What is measured is kept at once.
 
-The whole model is timed first and last. A report that is there already is gone on with: what it has
-is not measured again, but for the whole model, which shows whether the machine is still the same.
+transformers goes in rounds, onnxruntime by turns. A report that is there already is gone on with: what
+it has is not measured again, but for the whole model, which is timed beside whatever else is.
 """
 
 import os
@@ -18,8 +18,7 @@ from surgeon.checkpoint.header import count
 from surgeon.checkpoint.source import Checkpoint, expand, open_checkpoint, open_local
 from surgeon.errors import SurgeonError
 from surgeon.measure.grid import WHOLE, Variant, cut
-from surgeon.measure.latency import engines, settings, turns
-from surgeon.measure.latency.engines import Engine
+from surgeon.measure.latency import engines, rounds, settings, turns
 from surgeon.measure.latency.failures import SMALLER, told
 from surgeon.measure.latency.files import check_same, keep, read, save
 from surgeon.measure.latency.grids import choose_grid
@@ -73,12 +72,18 @@ def bench(
     what gives variants of the open model; None is the paper's grid. The whole model is always measured
     beside them. ``lengths`` and ``decode`` are tasks as ``parse_tasks`` reads them, ``sequences`` the
     number of prompts of each length (1000 on CUDA, 100 on a CPU), ``tokens`` that of decode steps.
-    ``minutes`` is a budget: cuts that would go beyond it are left out. ``output`` is a folder:
-    bench.json is written after each cell and gone on with when called again, the rest at the end;
-    ``work`` is a folder for what onnxruntime reads. ``notify`` gets words on the way.
+    transformers measures each task in rounds, all variants side by side; onnxruntime measures one cut
+    after the other in processes of their own, the whole model first and last. ``minutes`` is a budget:
+    no round and no cut is begun that would go beyond it. In rounds a task has fewer prompts then, the
+    same for all variants, and the first task has at least those of one round.
+
+    ``output`` is a folder: bench.json is written after each task in rounds, else after each cell, and
+    the rest at the end. When called again, what is there is not measured again, be it of fewer prompts;
+    a task in rounds that an error or a kill cut off starts anew. ``work`` is a folder for what
+    onnxruntime reads. ``notify`` gets words on the way.
 
     Raises SurgeonError for a model that cannot be run, for a report of other settings, and when memory
-    runs out; cells that are finished stay in ``output``.
+    runs out; what is finished stays in ``output``.
     """
     start = time.monotonic()
     if (model is None) == (shape is None):
@@ -101,22 +106,30 @@ def bench(
             check_same(there, report, folder)
             report = replace(report, costs=there.costs | report.costs, cells=there.cells)
         fitting, beyond = _fitting(checkpoint, chosen, tasks)
-        todo = turns.todo(report, variants, fitting)
-        if todo:
-            notify(f"{report.subject.model}: {runtime}, {kind}, {report.subject.device}")
-            engine = _engine(checkpoint, chosen, kind, shape, place)
-            deadline = start + minutes * 60 if minutes is not None else float("inf")
-            try:
-                for progress in turns.run(engine, operations, todo, report, deadline, notify):
+        deadline = start + minutes * 60 if minutes is not None else float("inf")
+        measured = _begin(
+            checkpoint,
+            chosen,
+            kind,
+            shape,
+            place,
+            operations,
+            variants,
+            fitting,
+            report,
+            deadline,
+            notify,
+        )
+        try:
+            for progress in measured:
+                if progress.report is not report:  # once for all the cells of a task
                     report = progress.report
                     if folder is not None:
                         keep(report, folder)
-                    advance(progress)
-            finally:
-                if folder is not None:
-                    save(report, folder)
-        elif folder is not None:
-            save(report, folder)  # as this version words it
+                advance(progress)
+        finally:
+            if folder is not None:
+                save(report, folder)  # also where nothing was left to do: as this version words it
     unfinished = sum(not report.find(variant, task) for variant in variants for task in fitting)
     return Outcome(report, unfinished, beyond, time.monotonic() - start)
 
@@ -215,10 +228,31 @@ def _fitting(
     return fitting, tuple(task for task in tasks if task not in fitting)
 
 
-def _engine(
-    checkpoint: Checkpoint, chosen: Settings, kind: str, shape: str | None, place: Path
-) -> Engine:
+def _begin(
+    checkpoint: Checkpoint,
+    chosen: Settings,
+    kind: str,
+    shape: str | None,
+    place: Path,
+    operations: dict[str, Operation | None],
+    variants: Sequence[Variant],
+    tasks: Sequence[Task],
+    report: Bench,
+    deadline: float,
+    notify: Callable[[str], None],
+) -> Iterator[Progress]:
+    """Makes the runtime ready if a report lacks something; that is measured as the iterator goes on."""
+    about = f"{report.subject.model}: {chosen.runtime}, {kind}, {report.subject.device}"
+    if chosen.runtime == "transformers":
+        if not (jobs := rounds.todo(report, variants, tasks)):
+            return iter(())
+        notify(about)
+        with told("whole", SMALLER):
+            opened = engines.transformers_engine(checkpoint, chosen, kind, shape)
+        return rounds.run(opened, operations, jobs, report, chosen.sequences, deadline, notify)
+    if not (todo := turns.todo(report, variants, tasks)):
+        return iter(())
+    notify(about)
     with told("whole", SMALLER):
-        if chosen.runtime == "transformers":
-            return engines.transformers_engine(checkpoint, chosen, kind, shape)
-        return engines.onnxruntime_engine(checkpoint, chosen, kind, shape, place)
+        engine = engines.onnxruntime_engine(checkpoint, chosen, kind, shape, place)
+    return turns.run(engine, operations, todo, report, deadline, notify)
