@@ -17,7 +17,7 @@ from surgeon.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from surgeon.measure.latency.run import Progress
+    from surgeon.measure.latency.values import Progress
 
 
 def bench(
@@ -74,7 +74,7 @@ def bench(
         float | None,
         typer.Option(
             metavar="M",
-            help="Begin no cut that would end later; the same command goes on.",
+            help="Begin no round or cut that would end later; the same command goes on.",
             show_default=False,
         ),
     ] = None,

@@ -1,6 +1,8 @@
 """surgeon bench on small models: both runtimes, end to end, in seconds."""
 
+import gc
 import json
+import weakref
 from functools import partial
 
 import pytest
@@ -55,10 +57,18 @@ def test_the_whole_way(runtime, cli, tmp_path):
     assert data["settings"]["runtime"] == runtime
     assert data["subject"]["versions"][runtime]
     told = [(c["variant"]["name"], c["task"]["kind"]) for c in data["cells"]]
-    assert told == [(name, kind) for name in [*NAMES, "whole"] for kind in ("prefill", "decode")]
+    kinds = ("prefill", "decode")
+    in_rounds = runtime == "transformers"
+    if in_rounds:
+        assert told == [(name, kind) for kind in kinds for name in ["whole", *NAMES]]
+        # two prompts are two rounds, one for each turn of the whole model; three rounds of two tokens
+        counts = [1, 1, 2, 2, 2 * 2, 2, 3 * 2, 3 * 2]
+    else:
+        assert told == [(name, kind) for name in [*NAMES, "whole"] for kind in kinds]
+        counts = [2] * 8
+    assert [cell["timing"]["count"] for cell in data["cells"]] == counts
     for cell in data["cells"]:
         timing = cell["timing"]
-        assert timing["count"] == 2
         assert 0 < timing["fastest"] <= timing["median"] <= timing["p95"]
         assert (timing["first_pass"] is None) == (cell["task"]["kind"] == "prefill")
         assert cell["peak_bytes"] is None or cell["peak_bytes"] > 10**6
@@ -66,8 +76,9 @@ def test_the_whole_way(runtime, cli, tmp_path):
     kv = [costs[name]["kv_bytes_per_token"] for name in NAMES]
     assert kv == [6 * 2 * 2 * 64 * 4, 4 * 2 * 2 * 64 * 4, 4 * 2 * 2 * 64 * 4]
     assert costs[NAMES[2]]["disk_bytes"] < costs[NAMES[1]]["disk_bytes"] < costs["whole"]["disk_bytes"]
-    told = [line for line in done.err.splitlines() if line.startswith("[")]
-    assert len(told) == len(data["cells"])
+    lines = done.err.splitlines()
+    assert len([line for line in lines if line.startswith("[")]) == len(data["cells"])
+    assert len([line for line in lines if ": round " in line]) == (3 if in_rounds else 0)
     # everything is there: the same again measures nothing, and shows it for people
     again = cli("bench", *flags)
     assert again.code == 0
@@ -133,9 +144,10 @@ def test_both_runtimes_make_the_same_tokens_again_and_again(tmp_path):
     assert seen[0][1][0] == seen[0][1][2]
 
 
-def test_a_budget_and_going_on(tmp_path):
+def test_a_budget_and_going_on_by_turns(tmp_path):
+    needs_onnxruntime()
     told = []
-    run = partial(bench, shape="tiny", output=tmp_path / "out", **QUICK)
+    run = partial(bench, shape="tiny", runtime="onnxruntime", output=tmp_path / "out", **QUICK)
     first = run(cuts=CUTS, minutes=0.0, advance=told.append)
     # the whole model is measured whatever the budget; without a cut it has no second turn
     assert [cell.variant for cell in first.report.cells] == [WHOLE, WHOLE]
@@ -145,9 +157,25 @@ def test_a_budget_and_going_on(tmp_path):
     assert second.unfinished == 0
     assert second.report.cells[:2] == first.report.cells
     assert [c.variant.name for c in second.report.cells[2::2]] == [*NAMES, "whole"]
+
+
+def test_a_budget_and_going_on_in_rounds(tmp_path):
+    run = partial(bench, shape="tiny", output=tmp_path / "out", **QUICK)
+    first = run(cuts=CUTS, minutes=0.0)
+    # one round of the first task, with one of two prompts for every variant
+    assert [cell.variant.name for cell in first.report.cells] == NAMES
+    assert {(cell.task.kind, cell.timing.count) for cell in first.report.cells} == {("prefill", 1)}
+    assert first.unfinished == 3
+    second = run(cuts=CUTS)
+    assert second.unfinished == 0
+    assert second.report.cells[:3] == first.report.cells
+    assert [c.variant.name for c in second.report.cells[3:]] == ["whole", *NAMES]
+    assert {cell.task.kind for cell in second.report.cells[3:]} == {"decode"}
     third = run(cuts=[surgeon.Plan.last(6, 1, "mlp")])
     assert third.report.cells[: len(second.report.cells)] == second.report.cells
-    assert set(third.report.costs) == {*NAMES, "removing MLP of layer 5 of 6"}
+    name = "removing MLP of layer 5 of 6"
+    assert [c.variant.name for c in third.report.cells[-6:]] == ["whole", "whole", name] * 2
+    assert set(third.report.costs) == {*NAMES, name}
     with pytest.raises(SurgeonError, match="tokens 2, not 3; choose another folder"):
         run(**{**QUICK, "tokens": 3})
 
@@ -155,27 +183,64 @@ def test_a_budget_and_going_on(tmp_path):
 def test_what_is_beyond_the_context_is_left_out():
     outcome = bench("sample", [], **{**QUICK, "decode": "1023x1"})
     assert [task.name for task in outcome.beyond_context] == ["decode 1023 x1"]
-    assert [cell.task.name for cell in outcome.report.cells] == ["prefill 6"]
+    assert {cell.task.name for cell in outcome.report.cells} == {"prefill 6"}
     with pytest.raises(SurgeonError, match="1024 positions"):
         bench("sample", [], **{**QUICK, "lengths": "1024", "decode": "none"})
 
 
 def test_out_of_memory(monkeypatch, tmp_path):
-    def broken(steps, task, *_):
-        if task.kind == "decode":
+    def broken(steps, task, *rest):
+        decoded.append(task.kind == "decode")
+        if sum(decoded) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB")
-        return real(steps, task, *_)
+        return real(steps, task, *rest)
 
-    real = engines.time_task
-    monkeypatch.setattr(engines, "time_task", broken)
+    real, decoded = engines.take_times, []
+    monkeypatch.setattr(engines, "take_times", broken)
     with pytest.raises(SurgeonError) as caught:
-        bench(cuts=[], shape="tiny", output=tmp_path / "out", **QUICK)
+        bench(cuts=CUTS, shape="tiny", output=tmp_path / "out", **QUICK)
     assert str(caught.value) == (
-        "whole: decode 5 x2: out of memory; ask for less with --lengths or --decode, or for a dtype of "
-        "16 bits"
+        f"{NAMES[1]}: decode 5 x2: out of memory; ask for less with --lengths or --decode, or for a "
+        "dtype of 16 bits"
     )
-    # what was finished is there, and gone on with
-    assert len(json.loads((tmp_path / "out" / "bench.json").read_text())["cells"]) == 1
+    # the task that was finished is there, and gone on with; that of the error starts anew
+    cells = json.loads((tmp_path / "out" / "bench.json").read_text())["cells"]
+    assert {cell["task"]["kind"] for cell in cells} == {"prefill"}
+    again = bench(cuts=CUTS, shape="tiny", output=tmp_path / "out", **QUICK).report
+    assert [cell.variant.name for cell in again.cells[len(cells) :]] == ["whole", *NAMES]
+
+
+def test_a_cache_is_gone_when_its_share_is(monkeypatch):
+    """Caches of two variants side by side can be more than a device holds."""
+    from transformers import DynamicCache
+
+    real, caches, alive = DynamicCache.__init__, weakref.WeakSet(), []
+
+    def counted(self, *args, **more):
+        real(self, *args, **more)
+        caches.add(self)
+        alive.append(len(caches))
+
+    monkeypatch.setattr(DynamicCache, "__init__", counted)
+    gc.disable()  # nothing but the end of a share may free it
+    try:
+        bench(cuts=CUTS, shape="tiny", **{**QUICK, "lengths": "none"})
+    finally:
+        gc.enable()
+    assert len(alive) == 3 * 3 * 2  # rounds, variants, passes
+    assert set(alive) == {1}
+
+
+def test_an_old_report_is_not_gone_on_with(tmp_path):
+    """Its cuts had a machine each; beside those of rounds they would mislead."""
+    bench(cuts=[], shape="tiny", output=tmp_path / "out", **QUICK)
+    path = tmp_path / "out" / "bench.json"
+    data = json.loads(path.read_text())
+    for key in ("rounds", "decode_rounds", "later_warmup"):
+        del data["settings"][key]
+    path.write_text(json.dumps(data))
+    with pytest.raises(SurgeonError, match="choose another folder"):
+        bench(cuts=[], shape="tiny", output=tmp_path / "out", **QUICK)
 
 
 def test_a_process_that_dies(tmp_path):

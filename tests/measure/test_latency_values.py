@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -10,8 +11,8 @@ from surgeon.errors import SurgeonError
 from surgeon.measure.grid import WHOLE, grid
 from surgeon.measure.latency.files import check_same, read, save
 from surgeon.measure.latency.report import document, headline
-from surgeon.measure.latency.run import todo
 from surgeon.measure.latency.tables import figures_table, layout_tables
+from surgeon.measure.latency.turns import todo
 from surgeon.measure.latency.values import Bench, Cell, Task, Timing, parse_tasks
 from surgeon.measure.results import Subject
 
@@ -26,13 +27,16 @@ SETTINGS = {
     "sequences": 1000,
     "tokens": 30,
     "warmup": 8,
+    "later_warmup": 2,
+    "rounds": 10,
+    "decode_rounds": 3,
     "peak_bytes": "all of it",
 }
 COSTS = Costs(100, 2000, 200, 30)
 
 
 def times(median, first_pass=None):
-    return Timing(3, median, median, median, 0.0, median, 8, first_pass)
+    return Timing(3, median, median, median, 0.0, median / 2, 8, first_pass)
 
 
 def made(*cells):
@@ -141,9 +145,38 @@ def test_every_figure_of_every_turn():
     assert [row[0].text for row in table.rows] == ["whole, turn 1", "whole, turn 2", "attn last 11"]
     assert "first pass" in table.columns
     assert [e.text for e in table.rows[2]][1:] == [
-        *("15.50", "15.50", "15.50", "0.000", "15.50", "3", "22.5 %", "1 GB")
+        *("15.50", "15.50", "15.50", "0.000", "7.750", "15.50", "3", "22.5 %", "1 GB")
     ]
+    assert table.columns[5] == "fastest"
     assert table.note == "The whole model's turns differ by 0.0 %."
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "not_said"),
+    [
+        (
+            SETTINGS,
+            (
+                "shared out to 10 rounds",
+                "and 2 in each other",
+                "in each of 3 rounds",
+                "every other round",
+            ),
+            ("one before the cuts",),
+        ),
+        (
+            {key: value for key, value in SETTINGS.items() if "rounds" not in key},
+            ("one by one, after 8 runs of warm-up.", "one before the cuts and one after them"),
+            ("round", "fastest"),
+        ),
+    ],
+)
+def test_each_way_of_measuring_has_its_words(settings, said, not_said):
+    report = replace(made((WHOLE, PREFILL, 20.0), (WHOLE, DECODE, 20.0)), settings=settings)
+    (section,) = (s for s in document(report).sections if s.title == "How it was measured")
+    text = " ".join(section.parts[0].paragraphs)
+    assert all(words in text for words in said)
+    assert not any(words in text for words in not_said)
 
 
 def test_what_is_left_to_do():

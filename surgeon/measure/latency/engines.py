@@ -1,4 +1,4 @@
-"""The two runtimes as one thing: a cut is opened, then its tasks are timed."""
+"""Opens cuts in the two runtimes; what comes of it times tasks."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from surgeon.checkpoint.source import Checkpoint
-from surgeon.measure.latency import with_onnxruntime, with_transformers
-from surgeon.measure.latency.loops import time_task
+from surgeon.measure.latency import rounds, with_onnxruntime, with_transformers
+from surgeon.measure.latency.loops import Times, take_times
 from surgeon.measure.latency.settings import Settings
 from surgeon.measure.latency.values import Task, Timing
 from surgeon.measure.shapes import make
@@ -20,7 +20,7 @@ Measure = Callable[[Task, Estimate], tuple[Timing, int | None]]
 """Times a task; with the peak bytes."""
 
 Engine = Callable[[Operation | None], AbstractContextManager[tuple[Measure, float]]]
-"""Opens a cut, or the whole model for None: what times its tasks, and the seconds that took."""
+"""Opens a cut alone, or the whole model for None: what times its tasks, and the seconds that took."""
 
 SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """The dtypes of a run, as safetensors writes them."""
@@ -30,28 +30,25 @@ _ONNX = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 def transformers_engine(
     checkpoint: Checkpoint, settings: Settings, dtype: str, shape: str | None
-) -> Engine:
-    """The whole model is loaded here, once; cuts share its weights."""
+) -> rounds.Open:
+    """The whole model is loaded here, once; cuts share its weights, so that all can be open."""
     start = time.perf_counter()
     network = with_transformers.load_whole(checkpoint, dtype, settings.device, shape is not None)
     loading = time.perf_counter() - start
     vocabulary = checkpoint.structure.dims.vocab_size
 
-    @contextmanager
-    def opened(operation: Operation | None) -> Iterator[tuple[Measure, float]]:
+    def opened(operation: Operation | None) -> tuple[rounds.Measure, float]:
         start = time.perf_counter()
         cut = network if operation is None else with_transformers.cut_network(network, operation)
         seconds = loading if operation is None else time.perf_counter() - start
         steps, memory = with_transformers.TransformersSteps(cut), with_transformers.Memory(cut)
 
-        def measure(task: Task, estimate: Estimate) -> tuple[Timing, int | None]:
+        def measure(task: Task, numbers: range, warmup: int) -> tuple[Times, int | None]:
             with memory.watched():
-                timing = time_task(
-                    steps, task, settings.sequences, settings.tokens, vocabulary, estimate
-                )
-            return timing, memory.peak
+                times = take_times(steps, task, numbers, settings.tokens, vocabulary, warmup)
+            return times, memory.peak
 
-        yield measure, seconds
+        return measure, seconds
 
     return opened
 

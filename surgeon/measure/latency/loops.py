@@ -1,7 +1,9 @@
 """What both runtimes do alike: prompts, warm-up, and the clock around each step."""
 
+import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -35,6 +37,26 @@ def prompts(length: int, batch: int, vocabulary: int, number: int = 0) -> Any:
     return random.integers(min(FIRST_ID, vocabulary - 1), vocabulary, (batch, length), np.int64)
 
 
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of a task, or of a share of it: those that count, after ``warmup`` steps; ``first``
+    are those of decoding's first pass."""
+
+    counted: Sequence[float]
+    warmup: int
+    first: Sequence[float] = ()
+
+
+def timing(shares: Sequence[Times]) -> Timing:
+    """The statistics over all times of at least one share."""
+    first = [taken for share in shares for taken in share.first]
+    return Timing.of(
+        [taken for share in shares for taken in share.counted],
+        sum(share.warmup for share in shares),
+        statistics.median(first) if first else None,
+    )
+
+
 def time_task(
     steps: Steps,
     task: Task,
@@ -43,23 +65,39 @@ def time_task(
     vocabulary: int,
     warmed: Callable[[float], None] = lambda estimate: None,
 ) -> Timing:
-    """Times a task: ``sequences`` different prompts one by one, or ``tokens`` decode steps.
+    """Times a task at once: ``sequences`` different prompts one by one, or ``tokens`` decode steps.
+
+    ``warmed`` gets the seconds that are still to come, by the fastest warm-up step.
+    """
+    numbers = range(sequences if task.kind == "prefill" else 1)
+    return timing([take_times(steps, task, numbers, tokens, vocabulary, WARMUP, warmed)])
+
+
+def take_times(
+    steps: Steps,
+    task: Task,
+    numbers: range,
+    tokens: int,
+    vocabulary: int,
+    warmup: int,
+    warmed: Callable[[float], None] = lambda estimate: None,
+) -> Times:
+    """Times the prompts of these ``numbers``, or ``tokens`` decode steps after the first of them.
 
     Decoding goes over the same lengths twice, and the second pass counts: a runtime that plans anew for
-    each length does so in the first. ``warmed`` gets the seconds that are still to come, by the
-    fastest warm-up step.
+    each length does so in the first, which is its warm-up. ``warmed`` as in ``time_task``.
     """
     if task.kind == "prefill":
-        ids = [prompts(task.length, 1, vocabulary, number) for number in range(sequences)]
+        ids = [prompts(task.length, 1, vocabulary, number) for number in numbers]
         step = steps.prefill(ids[0])
-        warm = clock(partial(step, ids[0]) for _ in range(WARMUP))
-        warmed(min(warm) * sequences / 1e3)
-        return Timing.of(clock(partial(step, row) for row in ids), WARMUP)
-    take, rewind = steps.decode(prompts(task.length, task.batch, vocabulary), tokens)
+        warm = clock(partial(step, ids[0]) for _ in range(warmup))
+        warmed(min(warm) * len(ids) / 1e3)
+        return Times(clock(partial(step, row) for row in ids), warmup)
+    take, rewind = steps.decode(prompts(task.length, task.batch, vocabulary, numbers[0]), tokens)
     first = clock(take for _ in range(tokens))
     warmed(min(first) * tokens / 1e3)
     rewind()
-    return Timing.of(clock(take for _ in range(tokens)), tokens, Timing.of(first, 0).median)
+    return Times(clock(take for _ in range(tokens)), tokens, first)
 
 
 def clock(calls: Iterable[Callable[[], object]]) -> list[float]:

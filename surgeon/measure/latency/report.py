@@ -150,20 +150,36 @@ def _findings(report: Bench) -> Iterator[str]:
 def _method(report: Bench) -> Iterator[str]:
     settings = report.settings
     kinds = {task.kind for task in report.tasks}
+    rounds = settings.get("rounds")
     if "prefill" in kinds:
+        shared = f", shared out to {rounds} rounds" if rounds else ""
+        later = f" in the first round and {settings['later_warmup']} in each other" if rounds else ""
         yield (
-            f"After a prompt: {settings['sequences']} prompts of random tokens, one by one, after "
-            f"{settings['warmup']} runs of warm-up."
+            f"After a prompt: {settings['sequences']} prompts of random tokens, one by one{shared}, "
+            f"after {settings['warmup']} runs of warm-up{later}."
         )
     if "decode" in kinds:
+        each = f" in each of {settings['decode_rounds']} rounds" if rounds else ""
         yield (
-            f"Decoding: {settings['tokens']} tokens over the cache of a random prompt. The second pass "
-            "over the same lengths counts, the first is the warm-up."
+            f"Decoding: {settings['tokens']} tokens over the cache of a random prompt{each}. The "
+            "second pass over the same lengths counts, the first is the warm-up."
+        )
+    yield "Each time includes the choice of the token and its way to the host."
+    if rounds:
+        yield (
+            "In each round the whole model and all cuts ran one after the other, in every other round "
+            "backward, so that whatever slowed the machine for a while slowed them alike. A task that "
+            "ran out of time has fewer rounds, and every variant as many; the column times tells."
         )
     yield (
-        "Each time includes the choice of the token and its way to the host. Cuts are compared "
-        "by medians with the mean of the whole model's turns, one before the cuts and one after them."
+        "Cuts are compared by medians with the mean of the whole model's turns, "
+        + ("each of them every other round." if rounds else "one before the cuts and one after them.")
     )
+    if rounds:
+        yield (
+            "Eager mode is bound by the processor, which other programs may use too: the column "
+            "fastest is nearest to what the machine can do alone."
+        )
 
 
 def repeat_command(report: Bench) -> str:

@@ -1,7 +1,7 @@
-"""The operation: ``surgeon.bench`` and ``surgeon bench``. One cell after the other, each kept at once.
+"""The operation: ``surgeon.bench`` and ``surgeon bench``. What is measured is kept at once.
 
-The whole model is timed first and last. A report that is there already is gone on with: what it has
-is not measured again, but for the whole model, which shows whether the machine is still the same.
+transformers goes in rounds, onnxruntime by turns. A report that is there already is gone on with: what
+it has is not measured again, but for the whole model, which is timed beside whatever else is.
 """
 
 import os
@@ -18,13 +18,12 @@ from surgeon.checkpoint.header import count
 from surgeon.checkpoint.source import Checkpoint, expand, open_checkpoint, open_local
 from surgeon.errors import SurgeonError
 from surgeon.measure.grid import WHOLE, Variant, cut
-from surgeon.measure.latency import engines, settings
-from surgeon.measure.latency.engines import Engine
+from surgeon.measure.latency import engines, rounds, settings, turns
+from surgeon.measure.latency.failures import SMALLER, told
 from surgeon.measure.latency.files import check_same, keep, read, save
 from surgeon.measure.latency.grids import choose_grid
 from surgeon.measure.latency.settings import Settings
-from surgeon.measure.latency.values import Bench, Cell, Task, parse_tasks
-from surgeon.measure.memory import out_of_memory
+from surgeon.measure.latency.values import Bench, Progress, Task, parse_tasks
 from surgeon.measure.results import Subject
 from surgeon.measure.shapes import SHAPES, find_shape, make
 from surgeon.plan import Plan
@@ -34,25 +33,7 @@ from surgeon.surgery import Operation, operate, operation_costs
 Grid = Callable[[Checkpoint], Sequence[Variant]]
 """What to measure of a model: known only once it is open."""
 
-Turn = tuple[Variant, tuple[Task, ...]]
-"""Tasks to time in a cut, one after the other."""
-
-_SHORTER = "; ask for less with --lengths or --decode, or for a dtype of 16 bits"
-_SMALLER = "; its weights have no room: take a smaller model, or a dtype of 16 bits"
-
 _RAM = Path("/dev/shm")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A cell that was just finished: the number ``done`` of ``total`` of this run; ``left`` seconds by
-    what they took so far."""
-
-    report: Bench
-    cell: Cell
-    done: int
-    total: int
-    left: float
 
 
 @dataclass(frozen=True)
@@ -91,12 +72,18 @@ def bench(
     what gives variants of the open model; None is the paper's grid. The whole model is always measured
     beside them. ``lengths`` and ``decode`` are tasks as ``parse_tasks`` reads them, ``sequences`` the
     number of prompts of each length (1000 on CUDA, 100 on a CPU), ``tokens`` that of decode steps.
-    ``minutes`` is a budget: cuts that would go beyond it are left out. ``output`` is a folder:
-    bench.json is written after each cell and gone on with when called again, the rest at the end;
-    ``work`` is a folder for what onnxruntime reads. ``notify`` gets words on the way.
+    transformers measures each task in rounds, all variants side by side; onnxruntime measures one cut
+    after the other in processes of their own, the whole model first and last. ``minutes`` is a budget:
+    no round and no cut is begun that would go beyond it. In rounds a task has fewer prompts then, the
+    same for all variants, and the first task has at least those of one round.
+
+    ``output`` is a folder: bench.json is written after each task in rounds, else after each cell, and
+    the rest at the end. When called again, what is there is not measured again, be it of fewer prompts;
+    a task in rounds that an error or a kill cut off starts anew. ``work`` is a folder for what
+    onnxruntime reads. ``notify`` gets words on the way.
 
     Raises SurgeonError for a model that cannot be run, for a report of other settings, and when memory
-    runs out; cells that are finished stay in ``output``.
+    runs out; what is finished stays in ``output``.
     """
     start = time.monotonic()
     if (model is None) == (shape is None):
@@ -119,112 +106,32 @@ def bench(
             check_same(there, report, folder)
             report = replace(report, costs=there.costs | report.costs, cells=there.cells)
         fitting, beyond = _fitting(checkpoint, chosen, tasks)
-        turns = todo(report, variants, fitting)
-        if turns:
-            notify(f"{report.subject.model}: {runtime}, {kind}, {report.subject.device}")
-            engine = _engine(checkpoint, chosen, kind, shape, place)
-            deadline = start + minutes * 60 if minutes is not None else float("inf")
-            try:
-                for progress in _run(engine, operations, turns, report, deadline, notify):
+        deadline = start + minutes * 60 if minutes is not None else float("inf")
+        measured = _begin(
+            checkpoint,
+            chosen,
+            kind,
+            shape,
+            place,
+            operations,
+            variants,
+            fitting,
+            report,
+            deadline,
+            notify,
+        )
+        try:
+            for progress in measured:
+                if progress.report is not report:  # once for all the cells of a task
                     report = progress.report
                     if folder is not None:
                         keep(report, folder)
-                    advance(progress)
-            finally:
-                if folder is not None:
-                    save(report, folder)
-        elif folder is not None:
-            save(report, folder)  # as this version words it
-    unfinished = sum(not report.find(variant, task) for variant, some in turns for task in some)
+                advance(progress)
+        finally:
+            if folder is not None:
+                save(report, folder)  # also where nothing was left to do: as this version words it
+    unfinished = sum(not report.find(variant, task) for variant in variants for task in fitting)
     return Outcome(report, unfinished, beyond, time.monotonic() - start)
-
-
-def todo(report: Bench, variants: Sequence[Variant], tasks: Sequence[Task]) -> list[Turn]:
-    """What a report lacks, the whole model before and after the cuts."""
-    turns = [(v, tuple(t for t in tasks if not report.find(v, t))) for v in variants if v != WHOLE]
-    turns = [(variant, some) for variant, some in turns if some]
-    wanted = {task for _, some in turns for task in some}
-    whole = tuple(t for t in tasks if t in wanted or not report.find(WHOLE, t))
-    again = [(WHOLE, tuple(t for t in tasks if t in wanted))] if wanted else []
-    return [*([(WHOLE, whole)] if whole else []), *turns, *again]
-
-
-class _Budget:
-    """Whether there is time for one more cut and for the whole model's last turn after it."""
-
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-        self._start = self._last = time.monotonic()
-        self._longest = self._whole = 0.0
-
-    def cell(self) -> float:
-        """Counts a finished cell; the seconds since the start."""
-        now = time.monotonic()
-        self._longest, self._last = max(self._longest, now - self._last), now
-        return now - self._start
-
-    def whole(self) -> None:
-        """Takes the time so far for that of one turn of the whole model."""
-        self._whole = time.monotonic() - self._start
-
-    @property
-    def spent(self) -> bool:
-        return time.monotonic() + self._longest + self._whole > self._deadline
-
-
-def _run(
-    engine: Engine,
-    operations: dict[str, Operation | None],
-    turns: Sequence[Turn],
-    report: Bench,
-    deadline: float,
-    notify: Callable[[str], None],
-) -> Iterator[Progress]:
-    """Cell after cell. The whole model has its turns whatever the budget says, the last one only after
-    a cut."""
-    total, done, any_cut = sum(len(tasks) for _, tasks in turns), 0, False
-    budget = _Budget(deadline)
-    for number, (variant, tasks) in enumerate(turns):
-        is_cut = variant != WHOLE
-        if budget.spent if is_cut else number and not any_cut:
-            continue
-        with _told(variant.name, _SMALLER), engine(operations[variant.name]) as (measure, load):
-            for task in tasks:
-                if is_cut and budget.spent:
-                    break
-                name = f"{variant.name}: {task.name}"
-
-                def estimate(seconds: float, name: str = name) -> None:
-                    if seconds > 2:
-                        notify(f"{name}: about {seconds:.0f} s")
-
-                before = time.monotonic()
-                with _told(name, _SHORTER):
-                    timing, peak = measure(task, estimate)
-                cell = Cell(variant, task, timing, peak, load, time.monotonic() - before)
-                report = replace(report, cells=(*report.cells, cell))
-                done, any_cut = done + 1, any_cut or is_cut
-                spent = budget.cell()
-                yield Progress(report, cell, done, total, spent / done * (total - done))
-        if number == 0:
-            budget.whole()
-
-
-@contextmanager
-def _told(what: str, advice: str) -> Iterator[None]:
-    """Errors of the runtimes as one line that says where they happened, and ``advice`` where memory is
-    short."""
-    try:
-        yield
-    except SurgeonError as error:
-        if str(error).startswith(f"{what}: "):
-            raise
-        more = advice if out_of_memory(error) else ""
-        raise SurgeonError(f"{what}: {error}{more}") from None
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise SurgeonError(f"{what}: out of memory{advice}") from None
 
 
 @contextmanager
@@ -321,10 +228,31 @@ def _fitting(
     return fitting, tuple(task for task in tasks if task not in fitting)
 
 
-def _engine(
-    checkpoint: Checkpoint, chosen: Settings, kind: str, shape: str | None, place: Path
-) -> Engine:
-    with _told("whole", _SMALLER):
-        if chosen.runtime == "transformers":
-            return engines.transformers_engine(checkpoint, chosen, kind, shape)
-        return engines.onnxruntime_engine(checkpoint, chosen, kind, shape, place)
+def _begin(
+    checkpoint: Checkpoint,
+    chosen: Settings,
+    kind: str,
+    shape: str | None,
+    place: Path,
+    operations: dict[str, Operation | None],
+    variants: Sequence[Variant],
+    tasks: Sequence[Task],
+    report: Bench,
+    deadline: float,
+    notify: Callable[[str], None],
+) -> Iterator[Progress]:
+    """Makes the runtime ready if a report lacks something; that is measured as the iterator goes on."""
+    about = f"{report.subject.model}: {chosen.runtime}, {kind}, {report.subject.device}"
+    if chosen.runtime == "transformers":
+        if not (jobs := rounds.todo(report, variants, tasks)):
+            return iter(())
+        notify(about)
+        with told("whole", SMALLER):
+            opened = engines.transformers_engine(checkpoint, chosen, kind, shape)
+        return rounds.run(opened, operations, jobs, report, chosen.sequences, deadline, notify)
+    if not (todo := turns.todo(report, variants, tasks)):
+        return iter(())
+    notify(about)
+    with told("whole", SMALLER):
+        engine = engines.onnxruntime_engine(checkpoint, chosen, kind, shape, place)
+    return turns.run(engine, operations, todo, report, deadline, notify)

@@ -11,6 +11,7 @@ from surgeon.checkpoint.source import Checkpoint
 from surgeon.errors import SurgeonError
 from surgeon.measure.latency import with_onnxruntime, with_transformers
 from surgeon.measure.latency.loops import SEED, WARMUP
+from surgeon.measure.latency.rounds import DECODE_ROUNDS, LATER_WARMUP, ROUNDS
 from surgeon.measure.latency.values import Task
 from surgeon.runtime.with_transformers import import_transformers
 from surgeon.units import dtype_name
@@ -47,7 +48,13 @@ class Settings:
             "seed": SEED,
         }
         if self.runtime == "transformers":
-            return data | {"mode": "eager, dynamic cache", "peak_bytes": with_transformers.PEAK}
+            return data | {
+                "later_warmup": LATER_WARMUP,
+                "rounds": min(ROUNDS, self.sequences),
+                "decode_rounds": DECODE_ROUNDS,
+                "mode": "eager, dynamic cache",
+                "peak_bytes": with_transformers.PEAK,
+            }
         mode = "CUDA graphs" if self.cuda_graph else "no CUDA graphs"
         if self.device == "cpu":
             mode = f"{self.threads} threads" if self.threads else "threads by onnxruntime"

@@ -71,7 +71,7 @@ def _layout(report: Bench, task: Task, keep_last: bool, found: dict[tuple[str, s
 
 
 def figures_table(report: Bench, task: Task) -> Table:
-    """Mean, median, 95th percentile, spread: of every variant, the whole model at each of its turns."""
+    """Mean, median, 95th percentile, spread, fastest: of each variant, the whole model at each turn."""
     decode = task.kind == "decode"
     rows = []
     for variant in report.variants:
@@ -82,7 +82,7 @@ def figures_table(report: Bench, task: Task) -> Table:
             rows.append(
                 (
                     Entry(variant.name if variant != WHOLE else f"whole, turn {number}"),
-                    *map(ms, (times.mean, times.median, times.p95, times.stdev)),
+                    *map(ms, (times.mean, times.median, times.p95, times.stdev, times.fastest)),
                     *(first if decode else ()),
                     Entry(str(times.count)),
                     percent(report.improvement(variant, task)),
@@ -90,7 +90,7 @@ def figures_table(report: Bench, task: Task) -> Table:
                 )
             )
     first_pass = ("first pass",) if decode else ()
-    figures = ("mean", "median", "95 % below", "std. dev.", *first_pass)
+    figures = ("mean", "median", "95 % below", "std. dev.", "fastest", *first_pass)
     return Table(
         caption=f"{start(task.words)}: every figure, in milliseconds",
         columns=("", *figures, "times", "faster", "peak memory"),

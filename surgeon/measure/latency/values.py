@@ -48,8 +48,9 @@ class Task:
 class Timing:
     """``count`` times in milliseconds; ``p95`` is the 95th percentile, ``stdev`` that of a sample.
 
-    ``warmup`` runs came before and do not count. Decoding is timed in a second pass over the same
-    lengths; ``first_pass`` is the median of the first, in which a runtime may still plan.
+    ``warmup`` runs do not count: they came before, in rounds before each. Decoding is timed in a second
+    pass over the same lengths; ``first_pass`` is the median of the first, in which a runtime may still
+    plan.
     """
 
     count: int
@@ -92,10 +93,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Bench:
-    """All that was measured of one model in one runtime, in the order of time.
+    """All that was measured of one model in one runtime, in the order in which it was finished.
 
-    The whole model comes several times: at the start and at the end of each run, so that drift shows.
-    ``settings`` are those that times depend on; ``costs`` are by the names of the variants.
+    The whole model comes twice in each run, so that drift shows: at the start and at the end, or with
+    the times of every other round. ``settings`` are those that times depend on; ``costs`` are by the
+    names of the variants.
     """
 
     subject: Subject
@@ -164,6 +166,18 @@ class Bench:
         if base is None or not found or variant == WHOLE:
             return None
         return 100 * (1 - found[-1].timing.median / base)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A finished cell: the number ``done`` of ``total`` of this run; ``left`` seconds by what they took
+    so far. ``report`` has it, and others that were finished with it."""
+
+    report: Bench
+    cell: Cell
+    done: int
+    total: int
+    left: float
 
 
 def _cell(data: dict[str, Any]) -> Cell:
