@@ -60,7 +60,8 @@ def test_a_cpu_has_other_targets(made):
 
 
 def test_engines_come_one_by_one(monkeypatch, tmp_path):
-    """One that cannot be opened costs no other its turn, and each is gone when the next one comes."""
+    """Each is gone when the next one comes, and those that leave memory behind come last. One that
+    cannot be opened costs no other its turn."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import bench_onnx
     from bench_engines import Engine
@@ -82,9 +83,15 @@ def test_engines_come_one_by_one(monkeypatch, tmp_path):
     monkeypatch.setattr(bench_onnx, "open_engine", open_engine)
     monkeypatch.setattr(bench_onnx, "measure", measure)
     record = bench_onnx.Record({"dtype": "fp16"}, True, None)
-    options = SimpleNamespace(cuts="whole", engines="eager,graph,cuda-graph", device="cpu")
+    options = SimpleNamespace(
+        cuts="whole",
+        engines="graph,eager,cuda-graph,compile",
+        compile_cuts="whole",
+        int4_cuts="whole",
+        device="cpu",
+    )
     bench_onnx.run(tmp_path, tmp_path, options, record, 0.0)
-    assert [row.engine for row in record.rows] == ["graph", "cuda-graph"]
+    assert [row.engine for row in record.rows] == ["compile", "graph", "cuda-graph"]
 
 
 def bench_onnx(*flags):
