@@ -1,8 +1,12 @@
 """A report on disk: bench.json, from which it is gone on with, and bench.md and index.html to read."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from surgeon.checkpoint.staging import lock_folder
 from surgeon.errors import SurgeonError
 from surgeon.jsonfile import encode_json
 from surgeon.measure.files import document_files, write_file
@@ -12,6 +16,29 @@ from surgeon.measure.latency.values import Bench
 JSON = "bench.json"
 NAMES = {"report.md": "bench.md"}
 """Files that have another name here than in the folder of a sweep."""
+
+
+@contextmanager
+def locked(folder: Path | None) -> Iterator[None]:
+    """Holds the folder of a report against a second run. It is made if it is not there, and gone again
+    if nothing comes into it. SurgeonError where another run has it, or it cannot be made."""
+    if folder is None or (folder.exists() and not folder.is_dir()):
+        yield  # ``read`` has the word on a file
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SurgeonError(f"{folder}: {error.strerror}") from None
+    lock = lock_folder(folder)
+    if lock is None and os.name == "posix":
+        raise SurgeonError(f"{folder}: another run is writing it; wait for that one")
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def read(folder: Path) -> Bench | None:

@@ -82,6 +82,10 @@ def headline(report: Bench) -> str:
         for drop, name in DROP_NAMES.items()
         if drop in largest and (gain := report.improvement(largest[drop], task)) is not None
     }
+    drift = report.drift(task) or 0.0
+    if gains and all(abs(gain) <= drift for gain in gains.values()):
+        return f"{words}: cuts change less than the {drift:.1f} % that the whole model itself varies"
+    gains = {name: gain for name, gain in gains.items() if abs(gain) > drift}
     if gains:
         (name, gain), *others = gains.items()
         layers = f"in {most} of {report.subject.num_layers} layers"

@@ -20,7 +20,7 @@ from surgeon.errors import SurgeonError
 from surgeon.measure.grid import WHOLE, Variant, cut
 from surgeon.measure.latency import engines, rounds, settings, turns
 from surgeon.measure.latency.failures import SMALLER, told
-from surgeon.measure.latency.files import check_same, keep, read, save
+from surgeon.measure.latency.files import check_same, keep, locked, read, save
 from surgeon.measure.latency.grids import choose_grid
 from surgeon.measure.latency.settings import Settings
 from surgeon.measure.latency.values import Bench, Progress, Task, parse_tasks
@@ -92,12 +92,12 @@ def bench(
     tasks = parse_tasks(lengths, decode)
     chosen = settings.make_settings(runtime, device, sequences, tokens, cuda_graph, threads)
     folder = expand(output) if output is not None else None
-    there = read(folder) if folder is not None else None
     size = 0
     if shape is not None:
         kind = settings.choose_dtype(chosen, dtype, None)
         size = settings.BYTES[kind] * sum(count(size) for _, size in find_shape(shape).tensors())
-    with _workplace(work, size if runtime == "onnxruntime" else 0) as place:
+    with locked(folder), _workplace(work, size if runtime == "onnxruntime" else 0) as place:
+        there = read(folder) if folder is not None else None
         checkpoint, kind = _open(model, shape, chosen, dtype, place)
         variants = [WHOLE, *(v for v in _variants(checkpoint, cuts) if v.removed)]
         operations = {v.name: _operation(checkpoint, v) for v in variants}
