@@ -43,7 +43,8 @@ def build(checkpoint: Checkpoint, store: Store, rope: Rope, last_logits_only: bo
     Inputs: input_ids and attention_mask (int64 [batch, length] and [batch, total]; ones mark real
     tokens, padding on the right) and past keys and values [batch, kv_heads, past, head_dim].
     Outputs: logits [batch, length, vocabulary], of one position with ``last_logits_only``: each
-    row's last real one; and present keys and values.
+    row's last real one, the only one that is computed above the last attention; and present keys and
+    values.
     """
     return _Llama(checkpoint, store, rope).build(last_logits_only)
 
@@ -87,14 +88,17 @@ class _Llama:
             self._tables()
         embedded = graph.node("Gather", [table, ids], "embedded")
         self.stream = self._times(embedded, "embedding")
+        left = self.structure.num_attentions if last_logits_only else -1
+        if left == 0:
+            self._narrow(ids, lengths)
         for layer in range(self.structure.num_layers):
             if self.structure.has(layer, Sublayer.ATTENTION):
                 self.pending = self._times(self._attention(layer), "residual")
+                if self.caches == left:
+                    self._narrow(ids, lengths)
             if self.structure.has(layer, Sublayer.MLP):
                 self.pending = self._times(self._mlp(layer), "residual")
         states = self._norm("final_norm", f"{family.norm}.weight", last=True)
-        if last_logits_only:
-            states = self._last(states, ids, lengths)
         self._head(self._times(states, "logits"))
         return graph
 
@@ -269,14 +273,18 @@ class _Llama:
         inner = graph.node("Mul", [active, halves[1]], f"l{layer}.inner")
         return self._linear(inner, f"l{layer}.down", [f"{prefix}.{part.module}.down_proj"])
 
-    def _last(self, states: str, ids: str, last_index: str) -> str:
-        """States [batch, 1, hidden] of each row's last real token.
+    def _narrow(self, ids: str, last_index: str) -> None:
+        """Leaves of the stream [batch, 1, hidden]: each row's last real token.
 
-        That is the last index of a prompt and 0 of a single token, so the smaller of the two.
+        Above the last attention nothing looks at other positions, so that a prompt need not have them.
+        The index is the last of a prompt and 0 of a single token: the smaller of the two.
         """
         import numpy as np
 
         graph = self.graph
+        if self.pending:
+            self.stream = graph.node("Add", [self.stream, self.pending], "all_positions")
+            self.pending = ""
         # counted from the ids themselves and not from their shape, which lives on the CPU: a CUDA
         # graph cannot hold a copy from there
         zero = graph.constant("zero", np.array(0, np.int64))
@@ -287,7 +295,7 @@ class _Llama:
         index = graph.node("Min", [last_index, most], "row_last")
         axes = graph.constant("row_axes", np.array([1, 2], np.int64))
         index = graph.node("Unsqueeze", [index, axes], "row_index")
-        return graph.node("GatherND", [states, index], "last_states", batch_dims=1)
+        self.stream = graph.node("GatherND", [self.stream, index], "last_position", batch_dims=1)
 
     def _head(self, states: str) -> str:
         family, store = self.family, self.store

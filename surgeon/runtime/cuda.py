@@ -2,12 +2,14 @@
 
 import ctypes
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from surgeon.errors import SurgeonError
+from surgeon.runtime.stream import Stream, open_stream
 
 _WARNING, _FATAL = 2, 4  # onnxruntime's levels; the first is its own choice
 
@@ -28,6 +30,26 @@ def prepared(ort: Any) -> Iterator[None]:
         yield
     finally:
         ort.set_default_logger_severity(_WARNING)
+
+
+def provider(ort: Any, cuda_graph: bool) -> tuple[tuple[str, dict[str, str]], Stream | None]:
+    """The CUDA provider with its options, and the stream of all sessions that are made with it.
+
+    To be called inside of ``prepared``, which loads what the stream needs.
+    """
+    # on an H200 its other decode kernel is 2-7 % faster, at every length and batch measured;
+    # onnxruntime has no option for it but this
+    os.environ.setdefault("ORT_ENABLE_XQA", "0")
+    flags = {
+        "enable_cuda_graph": "1" if cuda_graph else "0",
+        "use_tf32": "0",
+        # not up to the next power of two: beside the weights of a model that is gigabytes
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    stream = open_stream(getattr(ort, "cuda_version", ""))
+    if stream is not None:
+        flags["user_compute_stream"] = str(stream.address)
+    return ("CUDAExecutionProvider", flags), stream
 
 
 def why_not(ort: Any) -> SurgeonError:

@@ -4,6 +4,7 @@ Prompts of different length are padded on the right: the attention operator coun
 left. A padded position's cache entry is overwritten by the row's first new token before it is read.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -38,12 +39,15 @@ def generate_ids(
 
 def _steps(batch: "Batch", rows: int, count: int, stop: Sequence[int]) -> Iterator[list[int | None]]:
     running = [True] * rows
-    for step in range(count):
-        ids = batch.prefill() if step == 0 else batch.decode()
-        yield [token if on else None for token, on in zip(ids, running, strict=True)]
-        running = [on and token not in stop for token, on in zip(ids, running, strict=True)]
-        if not any(running):
-            return
+    try:
+        for step in range(count):
+            ids = batch.prefill() if step == 0 else batch.decode(more=step + 1 < count)
+            yield [token if on else None for token, on in zip(ids, running, strict=True)]
+            running = [on and token not in stop for token, on in zip(ids, running, strict=True)]
+            if not any(running):
+                return
+    finally:
+        batch.settle()
 
 
 _NOT_CAPTURED = "-1"
@@ -54,9 +58,9 @@ class Batch:
     """The state of one batch: prompts, caches and the buffers that each step reads and writes.
 
     All buffers keep their places from step to step, so that a CUDA graph can be replayed over them;
-    the sampler writes the next step's ids and mask where the model reads them. Lengths go from one of
-    two buffers to the other: before it captures a run onnxruntime makes it several times, so a run has
-    to leave alone what it reads.
+    the sampler writes the next step's ids and mask where the model reads them. Ids and lengths have two
+    places in turn: onnxruntime makes a run several times before it captures it, so a run has to leave
+    alone what it reads, and the host reads the ids of one step while the device is at the next.
     ``capture_prefill`` pays off where the same shape of prompts comes again in the same batch.
     """
 
@@ -72,8 +76,9 @@ class Batch:
 
         self._loaded = loaded
         # a captured graph knows its buffers by their addresses, so each batch has one of its own
-        self._graph_id = str(next(loaded.graph_ids))
-        self._choice_ids = [str(next(loaded.graph_ids)) for _ in range(2)]
+        self._graph_ids, self._choice_ids = (
+            [str(next(loaded.graph_ids)) for _ in range(2)] for _ in range(2)
+        )
         self._prefill_id = str(next(loaded.graph_ids)) if capture_prefill else _NOT_CAPTURED
         # a captured draw would be the same draw at every replay
         self._draws = sampling.temperature > 0
@@ -86,7 +91,7 @@ class Batch:
         dims = loaded.checkpoint.structure.dims
         shape = (self._size, dims.num_key_value_heads, capacity, dims.head_dim)
         self._caches = {past: self._empty(shape, loaded.element) for past, _ in loaded.caches}
-        self._ids = self._empty((self._size, 1), INT64)
+        self._ids = [self._empty((self._size, 1), INT64) for _ in range(2)]
         self._mask = self._empty((self._size, capacity), INT64)
         self._prompt_lengths = lengths[:, None].copy()  # on a CPU a value shares its array
         self._lengths = self._value(lengths[:, None]), self._empty((self._size, 1), INT64)
@@ -100,15 +105,18 @@ class Batch:
             self._choice(logits, last, 0),
         )
         logits = self._empty((self._size, 1, dims.vocab_size), loaded.element)
-        self._decode = self._bind(self._ids, self._mask, logits)
+        self._decodes = [self._bind(ids, self._mask, logits) for ids in self._ids]
         self._choices = [self._choice(logits, last * 0, turn) for turn in range(2)]
         self._turn = 0
+        self._marks = [loaded.stream.mark() for _ in range(2)] if loaded.stream else None
+        self._begun: deque[int] = deque()  # steps whose tokens nobody has read, by where they will be
 
     def prefill(self) -> list[int]:
         """Runs the prompts; the first new token of each row.
 
         To be called once before ``decode``; again and again to measure it.
         """
+        self.settle()
         self._run(self._loaded.session, self._prefill[0], self._prefill_id)
         return self._first()
 
@@ -118,36 +126,71 @@ class Batch:
 
     def rewind(self) -> list[int]:
         """Back to where ``prefill`` ended; what the caches hold beyond the prompts is never read."""
+        self.settle()
         self._lengths[0].update_inplace(self._prompt_lengths)
         return self._first()
 
     def _first(self) -> list[int]:
         self._run(self._sampler, self._prefill[1], _NOT_CAPTURED if self._draws else self._prefill_id)
-        self._turn = 1
-        return self._read()
+        self._end_turn(0)
+        return self._take()
 
-    def decode(self) -> list[int]:
-        """Runs the last tokens; the next one of each row."""
-        self.step()
-        graph_id = _NOT_CAPTURED if self._draws else self._choice_ids[self._turn]
-        self._run(self._sampler, self._choices[self._turn], graph_id)
-        self._turn = 1 - self._turn
-        return self._read()
+    def decode(self, more: bool = False) -> list[int]:
+        """Runs the last tokens; the next one of each row.
+
+        With ``more`` a device that works by itself begins the step after it too, so that it does not
+        wait until the host has read this one; the next call has its tokens.
+        """
+        if not self._begun:
+            self._begin()
+        if more and self._marks:
+            self._begin()
+        return self._take()
+
+    def settle(self) -> None:
+        """Waits until nothing that was begun is left. Buffers must not go before."""
+        while self._begun:
+            self._take()
 
     def step(self) -> None:
         """The part of ``decode`` that is the model: logits for the last tokens, and their cache."""
-        self._run(self._loaded.session, self._decode, self._graph_id)
+        self._model()
+        if self._marks:
+            self._marks[self._turn].set()
+            self._marks[self._turn].wait()
+
+    def _begin(self) -> None:
+        self._model()
+        turn = self._turn
+        graph_id = _NOT_CAPTURED if self._draws else self._choice_ids[turn]
+        self._run(self._sampler, self._choices[turn], graph_id)
+        self._end_turn(turn)
+
+    def _model(self) -> None:
+        self._run(self._loaded.session, self._decodes[self._turn], self._graph_ids[self._turn])
+
+    def _end_turn(self, turn: int) -> None:
+        self._turn = 1 - turn
+        if self._marks:
+            self._marks[self._turn].set()
+        self._begun.append(self._turn)
+
+    def _take(self) -> list[int]:
+        place = self._begun.popleft()
+        if self._marks:
+            self._marks[place].wait()
+        return [int(token) for token in self._ids[place].numpy()[:, 0]]
 
     def _run(self, session: Any, binding: Any, graph_id: str) -> None:
+        """On a stream it returns at once: what is read needs a mark."""
         import onnxruntime as ort
 
         options = ort.RunOptions()
         if self._loaded.cuda_graph:
             options.add_run_config_entry("gpu_graph_id", graph_id)
+        if self._marks:
+            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         session.run_with_iobinding(binding, options)
-
-    def _read(self) -> list[int]:
-        return [int(token) for token in self._ids.numpy()[:, 0]]
 
     def _sampler_session(self, sampling: Sampling, vocabulary: int, capacity: int) -> Any:
         import onnxruntime as ort
@@ -168,12 +211,12 @@ class Batch:
         return run
 
     def _choice(self, logits: Any, row: Any, turn: int) -> Any:
-        """The sampler reading lengths from the buffer of this turn, and writing the other."""
+        """The sampler reading lengths from the buffer of this turn, and writing the others."""
         run = self._sampler.io_binding()
         run.bind_ortvalue_input("logits", logits)
         run.bind_ortvalue_input("row", self._value(row[:, None, None]))
         run.bind_ortvalue_input("lengths", self._lengths[turn])
-        run.bind_ortvalue_output("ids", self._ids)
+        run.bind_ortvalue_output("ids", self._ids[1 - turn])
         run.bind_ortvalue_output("new_lengths", self._lengths[1 - turn])
         run.bind_ortvalue_output("mask", self._mask)
         return run

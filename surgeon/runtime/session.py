@@ -15,6 +15,7 @@ from surgeon.onnx.export import GRAPH
 from surgeon.onnx.ops import WINDOWS_IR_VERSION
 from surgeon.onnx.weights import DATA
 from surgeon.runtime import cuda
+from surgeon.runtime.stream import Stream
 
 DEVICES = ("auto", "cuda", "cpu")
 
@@ -23,12 +24,15 @@ DEVICES = ("auto", "cuda", "cpu")
 class Loaded:
     """A session with its execution providers, and what there is to know about its graph.
 
+    ``stream`` is where all sessions over ``providers`` run, one after the other; None where each takes
+    one of its own, and on a CPU.
     ``element`` is the onnx type of logits and caches, ``context_length`` the positions of its rope
     tables, ``cuda_graph`` whether decoding is captured, under the next of ``graph_ids``.
     """
 
     session: Any
     providers: list[Any]
+    stream: Stream | None
     checkpoint: Checkpoint
     folder: Path
     device: str
@@ -94,18 +98,6 @@ def load(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    provider: Any = "CPUExecutionProvider"
-    if chosen == "cuda":
-        # on an H200 its other decode kernel is 2-7 % faster, at every length and batch measured;
-        # onnxruntime has no option for it but this
-        os.environ.setdefault("ORT_ENABLE_XQA", "0")
-        flags = {
-            "enable_cuda_graph": "1" if cuda_graph else "0",
-            "use_tf32": "0",
-            # not up to the next power of two: beside the weights of a model that is gigabytes
-            "arena_extend_strategy": "kSameAsRequested",
-        }
-        provider = ("CUDAExecutionProvider", flags)
     quantized = [node for node in graph.graph.node if node.op_type == "MatMulNBits"]
     content: str | bytes = str(path)
     if quantized and exact:
@@ -116,15 +108,20 @@ def load(
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, str(folder.absolute()))
     try:
+        providers: list[Any] = ["CPUExecutionProvider"]
+        stream = None
         with cuda.prepared(ort) if chosen == "cuda" else nullcontext():
-            session = ort.InferenceSession(content, options, providers=[provider])
+            if chosen == "cuda":
+                providers[0], stream = cuda.provider(ort, cuda_graph)
+            session = ort.InferenceSession(content, options, providers=providers)
     except Exception as error:  # onnxruntime's own exceptions share no base class
         raise SurgeonError(f"{path}: onnxruntime cannot load it ({error})") from None
     if chosen == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise cuda.why_not(ort)
     return Loaded(
         session=session,
-        providers=[provider],
+        providers=providers,
+        stream=stream,
         checkpoint=checkpoint,
         folder=folder,
         device=chosen,

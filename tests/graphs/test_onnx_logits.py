@@ -62,6 +62,22 @@ def test_logits_of_the_last_token_alone(key, opened, network, tokens):
     assert difference(loaded, network("gqa", key), tokens) < BOUND
 
 
+@pytest.mark.parametrize("key", [None, "attn", "no-attention"])
+def test_above_the_last_attention_there_is_one_position(key, exported):
+    """The rest of a prompt would be computed for nobody."""
+    import onnx
+
+    folder = exported("gqa", key, last_logits_only=True)
+    ops = [
+        node.op_type for node in onnx.load(folder / "model.onnx", load_external_data=False).graph.node
+    ]
+    last = max((at for at, op in enumerate(ops) if op == "GroupQueryAttention"), default=-1)
+    narrowed = ops.index("GatherND")
+    assert last < narrowed
+    assert "QuickGelu" not in ops[last + 1 : narrowed]
+    assert "QuickGelu" in ops[narrowed:]
+
+
 @pytest.mark.parametrize("key", ["attn-first", "no-mlp", "scattered"])
 @pytest.mark.parametrize("name", ["sample", "biased", "tied-mha"])
 def test_logits_of_a_portable_cut(name, key, opened, network, tokens):

@@ -53,11 +53,19 @@ class OnnxruntimeSteps:
         """See ``Steps``."""
         batch = self._batch(ids, steps + 1, False)
         batch.prefill()
+        left = steps
+
+        def step() -> object:
+            nonlocal left
+            left -= 1
+            return batch.decode(more=left > 0)
 
         def rewind() -> None:
+            nonlocal left
+            left = steps
             batch.rewind()
 
-        return batch.decode, rewind
+        return step, rewind
 
     def model_alone(self, ids: Any, steps: int) -> Callable[[], object]:
         """A decode step without the choice of the token and its way to the host."""
