@@ -6,7 +6,8 @@ replayed as a CUDA graph, and with --int4 with weights of 4 bits; the whole mode
 MLP or blocks dropped. Prefill is one new token after 50 and 100 (the paper's Tables 7-10), decode one
 token after 100 and 4,000 cached ones, batch 1 and 16. Each time includes the choice of the token and
 its way to the host. Beside each stand the bytes that must be read, and the time over that floor at this
-device's measured bandwidth; at the end, what was to be reached. The JSON is written after every row.
+device's measured bandwidth; at the end, what was to be reached. For each cut each engine has a process
+of its own, as a server would have. The JSON is written after every row.
 
     scripts/bench_onnx.py --shape llama-2-7b --json out.json
     scripts/bench_onnx.py --cpu MODEL                        a trained model on the CPU, in float32
@@ -26,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench_engines import ENGINES, OURS, Engine, bandwidth, open_engine
+from bench_engines import ENGINES, Engine, apart, bandwidth, open_engine
 from bench_targets import Row, Target, summary, targets
 
 import surgeon
@@ -96,9 +97,22 @@ def tasks_of(engine: str, options: argparse.Namespace, context: int) -> list[Tas
 
 
 def measure(
+    folder: Path, cut: str, name: str, dtype: str, options: argparse.Namespace, speed: float
+) -> Iterator[float | Row]:
+    """The seconds of the export, if the engine is ours, and all tasks. What fails is told on stderr."""
+    what = f"{cut}: {name}"
+    engine = attempt(what, partial(open_engine, name, folder, dtype, options.device))
+    if engine is None:
+        return
+    if engine.export:
+        yield engine.export.seconds
+    yield from rows(folder, cut, engine, options, speed)
+
+
+def rows(
     folder: Path, cut: str, engine: Engine, options: argparse.Namespace, speed: float
 ) -> Iterator[Row]:
-    """All tasks of one engine; one that it cannot do is told on stderr."""
+    """Those of an engine that is open."""
     found = inspect(folder)
     context = int(open_checkpoint(folder).config["max_position_embeddings"])
     vocabulary = open_checkpoint(folder).structure.dims.vocab_size
@@ -160,26 +174,18 @@ def variants(source: Path, work: Path, options: argparse.Namespace) -> Iterator[
 
 
 def run(source: Path, work: Path, options: argparse.Namespace, record: Record, speed: float) -> None:
-    """Every engine for every cut. The peers come first: onnxruntime's pool for caches never shrinks, so
-    that they would find less room after it."""
-    chosen = options.engines.split(",")
+    """Every engine for every cut."""
     only = {"compile": options.compile_cuts.split(","), "int4": options.int4_cuts.split(",")}
-    for names in ([n for n in chosen if n not in OURS], [n for n in chosen if n in OURS]):
-        for cut, folder in variants(source, work, options) if names else ():
-            for name in names:
-                if cut not in only.get(name, [cut]):
-                    continue
-                engine = attempt(
-                    f"{cut}: {name}",
-                    partial(open_engine, name, folder, record.about["dtype"], options.device),
-                )
-                if engine is None:
-                    continue
-                if engine.export:
-                    record.exports[f"{cut} {name}"] = engine.export.seconds
-                for row in measure(folder, cut, engine, options, speed):
-                    record.add(row)
-                del engine  # before the next one is loaded
+    for cut, folder in variants(source, work, options):
+        for name in options.engines.split(","):
+            if cut not in only.get(name, [cut]):
+                continue
+            dtype = record.about["dtype"]
+            for found in apart(measure, folder, cut, name, dtype, options, speed):
+                if isinstance(found, Row):
+                    record.add(found)
+                else:
+                    record.exports[f"{cut} {name}"] = found
 
 
 def arguments() -> argparse.Namespace:
@@ -238,7 +244,7 @@ def main() -> None:
             else:
                 kind = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}[about["dtype"]]
                 make(options.shape, source, kind)
-            speed = bandwidth() if cuda else 0.0
+            speed = next(apart(bandwidth)) if cuda else 0.0
             about["read_bytes_per_second"] = speed
             tell(f"weights made after {time.monotonic() - start:.0f} s; {speed / 1e9:.0f} GB/s read")
             run(source, Path(place), options, record, speed)

@@ -1,9 +1,9 @@
 """scripts/bench_onnx.py: what it holds its figures against, and a dry run on the CPU."""
 
 import json
+import os
 import subprocess
 import sys
-import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,39 +59,52 @@ def test_a_cpu_has_other_targets(made):
     assert made(*rows, cuda=False) == {("whole", "prefill 50", "eager over our graph"): (1.2, True)}
 
 
-def test_engines_come_one_by_one(monkeypatch, tmp_path):
-    """Each is gone when the next one comes, and those that leave memory behind come last. One that
-    cannot be opened costs no other its turn."""
+def numbers(last):
+    """What a process of its own can yield, before it is killed."""
+    yield os.getpid()
+    yield from range(last)
+    os._exit(9)
+
+
+def test_an_engine_has_a_process_of_its_own(monkeypatch):
+    """Which may die: what it has measured is there."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from bench_engines import apart
+
+    first, second = (list(apart(numbers, 2)) for _ in range(2))
+    assert first[1:] == second[1:] == [0, 1]
+    assert len({first[0], second[0], os.getpid()}) == 3
+
+
+def test_an_engine_that_cannot_be_opened_costs_no_other_its_turn(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import bench_onnx
     from bench_engines import Engine
     from bench_targets import Row
 
-    before = []
-
     def open_engine(name, *_):
-        assert not [engine for engine in before if engine() is not None]
         if name == "eager":
             raise RuntimeError("CUDA out of memory")
-        engine = Engine(name, None, 0.0, 0.0)
-        before.append(weakref.ref(engine))
-        return engine
+        export = SimpleNamespace(seconds=0.5) if name == "cuda-graph" else None
+        return Engine(name, None, 0.0, 0.0, export)
 
-    def measure(folder, cut, engine, *_):
+    def rows(folder, cut, engine, *_):
         yield Row(cut, engine.name, "prefill 4", 1.0, 1.0, 1, 0.0)
 
     monkeypatch.setattr(bench_onnx, "open_engine", open_engine)
-    monkeypatch.setattr(bench_onnx, "measure", measure)
+    monkeypatch.setattr(bench_onnx, "rows", rows)
+    monkeypatch.setattr(bench_onnx, "apart", lambda run, *given: run(*given))
     record = bench_onnx.Record({"dtype": "fp16"}, True, None)
     options = SimpleNamespace(
         cuts="whole",
-        engines="graph,eager,cuda-graph,compile",
+        engines="compile,eager,cuda-graph",
         compile_cuts="whole",
         int4_cuts="whole",
         device="cpu",
     )
     bench_onnx.run(tmp_path, tmp_path, options, record, 0.0)
-    assert [row.engine for row in record.rows] == ["compile", "graph", "cuda-graph"]
+    assert [row.engine for row in record.rows] == ["compile", "cuda-graph"]
+    assert record.exports == {"whole cuda-graph": 0.5}
 
 
 def bench_onnx(*flags):
