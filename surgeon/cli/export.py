@@ -46,7 +46,7 @@ def onnx(
         typer.Option(
             "--last-logits-only",
             metavar="",
-            help="Give logits of the last token alone; faster prompts.",
+            help="Give logits of the last token alone, to generate with; faster prompts.",
         ),
     ] = False,
     check: Annotated[
