@@ -98,28 +98,17 @@ def bench(
         size = settings.BYTES[kind] * sum(count(size) for _, size in find_shape(shape).tensors())
     with locked(folder), _workplace(work, size if runtime == "onnxruntime" else 0) as place:
         there = read(folder) if folder is not None else None
-        checkpoint, kind = _open(model, shape, chosen, dtype, place)
+        opened = _open(model, shape, chosen, dtype, place)
+        checkpoint = opened.checkpoint
         variants = [WHOLE, *(v for v in _variants(checkpoint, cuts) if v.removed)]
         operations = {v.name: _operation(checkpoint, v) for v in variants}
-        report = _report(checkpoint, shape, chosen, kind, operations)
+        report = _report(opened, operations)
         if there is not None and folder is not None:
             check_same(there, report, folder)
             report = replace(report, costs=there.costs | report.costs, cells=there.cells)
         fitting, beyond = _fitting(checkpoint, chosen, tasks)
         deadline = start + minutes * 60 if minutes is not None else float("inf")
-        measured = _begin(
-            checkpoint,
-            chosen,
-            kind,
-            shape,
-            place,
-            operations,
-            variants,
-            fitting,
-            report,
-            deadline,
-            notify,
-        )
+        measured = _begin(opened, operations, variants, fitting, report, deadline, notify)
         try:
             for progress in measured:
                 if progress.report is not report:  # once for all the cells of a task
@@ -153,17 +142,31 @@ def _workplace(work: str | os.PathLike[str] | None, size: int) -> Iterator[Path]
         shutil.rmtree(place, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """What is measured, and how. ``shape`` is the name of random weights, ``dtype`` what it runs in,
+    ``place`` a folder to write to."""
+
+    checkpoint: Checkpoint
+    shape: str | None
+    settings: Settings
+    dtype: str
+    place: Path
+
+
 def _open(
     model: str | os.PathLike[str] | None, shape: str | None, chosen: Settings, dtype: str, place: Path
-) -> tuple[Checkpoint, str]:
+) -> _Opened:
     """The checkpoint and the dtype to run it in; of a shape only the names are written here."""
     if shape is not None:
         kind = settings.choose_dtype(chosen, dtype, None)
         make(shape, place / shape, engines.SAFETENSORS[kind], weights=False)
-        return open_checkpoint(place / shape), kind
-    assert model is not None
-    checkpoint, _ = open_local(model)
-    return checkpoint, settings.choose_dtype(chosen, dtype, settings.own_dtype(checkpoint))
+        checkpoint = open_checkpoint(place / shape)
+    else:
+        assert model is not None
+        checkpoint, _ = open_local(model)
+        kind = settings.choose_dtype(chosen, dtype, settings.own_dtype(checkpoint))
+    return _Opened(checkpoint, shape, chosen, kind, place)
 
 
 def _variants(checkpoint: Checkpoint, cuts: Grid | Sequence[Plan] | None) -> Sequence[Variant]:
@@ -180,14 +183,9 @@ def _operation(checkpoint: Checkpoint, variant: Variant) -> Operation | None:
     return operate(checkpoint, Choice(plan), False, 1 << 62)
 
 
-def _report(
-    checkpoint: Checkpoint,
-    shape: str | None,
-    chosen: Settings,
-    kind: str,
-    operations: dict[str, Operation | None],
-) -> Bench:
+def _report(opened: _Opened, operations: dict[str, Operation | None]) -> Bench:
     """The report without a cell."""
+    checkpoint, shape, chosen, kind = opened.checkpoint, opened.shape, opened.settings, opened.dtype
     sizes = {name: _costs(checkpoint, operation, kind) for name, operation in operations.items()}
     subject = Subject(
         model=shape or checkpoint.source.name,
@@ -229,11 +227,7 @@ def _fitting(
 
 
 def _begin(
-    checkpoint: Checkpoint,
-    chosen: Settings,
-    kind: str,
-    shape: str | None,
-    place: Path,
+    opened: _Opened,
     operations: dict[str, Operation | None],
     variants: Sequence[Variant],
     tasks: Sequence[Task],
@@ -242,17 +236,18 @@ def _begin(
     notify: Callable[[str], None],
 ) -> Iterator[Progress]:
     """Makes the runtime ready if a report lacks something; that is measured as the iterator goes on."""
+    checkpoint, shape, chosen, kind = opened.checkpoint, opened.shape, opened.settings, opened.dtype
     about = f"{report.subject.model}: {chosen.runtime}, {kind}, {report.subject.device}"
     if chosen.runtime == "transformers":
         if not (jobs := rounds.todo(report, variants, tasks)):
             return iter(())
         notify(about)
         with told("whole", SMALLER):
-            opened = engines.transformers_engine(checkpoint, chosen, kind, shape)
-        return rounds.run(opened, operations, jobs, report, chosen.sequences, deadline, notify)
+            engine = engines.transformers_engine(checkpoint, chosen, kind, shape)
+        return rounds.run(engine, operations, jobs, report, chosen.sequences, deadline, notify)
     if not (todo := turns.todo(report, variants, tasks)):
         return iter(())
     notify(about)
     with told("whole", SMALLER):
-        engine = engines.onnxruntime_engine(checkpoint, chosen, kind, shape, place)
-    return turns.run(engine, operations, todo, report, deadline, notify)
+        start = engines.onnxruntime_engine(checkpoint, chosen, kind, shape, opened.place)
+    return turns.run(start, operations, todo, report, deadline, notify)
