@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -131,26 +132,33 @@ def open_engine(name: str, folder: Path, dtype: str, device: str) -> Engine:
 
 
 def apart(run: Callable[..., Iterator[Found]], *given: object) -> Iterator[Found]:
-    """What ``run`` yields, in a process of its own.
-
-    What an engine leaves behind - pools of memory that never shrink, captured graphs - would be in the
-    way of the next one, and costs even the device time: the same decode step took 4 % longer.
-    """
+    """What ``run`` yields, in a process of its own: what an engine leaves behind - pools of memory that
+    never shrink, captured graphs - would be in the way of the next one. Its death is told on stderr."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_send, args=(theirs, run, given), daemon=True)
-    child.start()
-    theirs.close()
     try:
+        child.start()
+        theirs.close()
         while True:
             try:
                 found = ours.recv()
             except EOFError:
                 break
             yield found
-    finally:
-        child.terminate()
         child.join()
+        if child.exitcode:
+            tell(f"{run.__name__}: its process ended by itself (exit code {child.exitcode})")
+    finally:
+        if child.pid is not None:
+            child.terminate()
+            child.join()
+        ours.close()
+
+
+def tell(words: str) -> None:
+    """What is going on, to stderr: stdout has the tables."""
+    print(words, file=sys.stderr, flush=True)
 
 
 def _send(

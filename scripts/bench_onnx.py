@@ -5,9 +5,10 @@ On a GPU, with random weights of a known shape: transformers eager, torch.compil
 replayed as a CUDA graph, and with --int4 with weights of 4 bits; the whole model and 33 % of attention,
 MLP or blocks dropped. Prefill is one new token after 50 and 100 (the paper's Tables 7-10), decode one
 token after 100 and 4,000 cached ones, batch 1 and 16. Each time includes the choice of the token and
-its way to the host. Beside each stand the bytes that must be read, and the time over that floor at this
-device's measured bandwidth; at the end, what was to be reached. For each cut each engine has a process
-of its own, as a server would have. The JSON is written after every row.
+its way to the host, for which our graph's next decode step does not wait. Beside each stand the bytes
+that must be read, and the time over that floor at this device's measured bandwidth; at the end, what
+was to be reached. For each cut each engine has a process of its own, as a server would have. The JSON
+is written after every row.
 
     scripts/bench_onnx.py --shape llama-2-7b --json out.json
     scripts/bench_onnx.py --cpu MODEL                        a trained model on the CPU, in float32
@@ -18,7 +19,6 @@ import argparse
 import json
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench_engines import ENGINES, Engine, apart, bandwidth, open_engine
+from bench_engines import ENGINES, Engine, apart, bandwidth, open_engine, tell
 from bench_targets import Row, Target, summary, targets
 
 import surgeon
@@ -80,10 +80,6 @@ class Record:
                 "targets": [{**asdict(t), "passed": t.passed} for t in self.targets],
             }
             write_file(self.path, (json.dumps(data, indent=1) + "\n").encode())
-
-
-def tell(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
 
 
 def tasks_of(engine: str, options: argparse.Namespace, context: int) -> list[Task]:
@@ -244,7 +240,7 @@ def main() -> None:
             else:
                 kind = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}[about["dtype"]]
                 make(options.shape, source, kind)
-            speed = next(apart(bandwidth)) if cuda else 0.0
+            speed = next(apart(bandwidth), 0.0) if cuda else 0.0
             about["read_bytes_per_second"] = speed
             tell(f"weights made after {time.monotonic() - start:.0f} s; {speed / 1e9:.0f} GB/s read")
             run(source, Path(place), options, record, speed)

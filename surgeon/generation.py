@@ -29,9 +29,9 @@ def generate(
 
     ``temperature`` 0 is greedy. ``runtime`` auto takes onnxruntime if model.onnx is there, else
     transformers; ``device`` auto takes CUDA if the runtime has it; ``cuda_graph`` replays decode steps
-    as CUDA graphs there, which pays off for texts of hundreds of tokens. Stops at the end-of-text
-    tokens of generation_config.json or config.json. Raises SurgeonError if the runtime or the tokenizer
-    are missing, or the prompt is empty.
+    as CUDA graphs there, which pays off for longer texts. Stops at the end-of-text tokens of
+    generation_config.json or config.json. Raises SurgeonError if the runtime or the tokenizer are
+    missing, or the prompt is empty.
     """
     if not prompt:
         raise SurgeonError("generate: the prompt is empty; give it some text")

@@ -116,7 +116,8 @@ class Batch:
 
         To be called once before ``decode``; again and again to measure it.
         """
-        self.settle()
+        if self._begun:
+            self.settle()
         self._run(self._loaded.session, self._prefill[0], self._prefill_id)
         return self._first()
 
@@ -126,7 +127,8 @@ class Batch:
 
     def rewind(self) -> list[int]:
         """Back to where ``prefill`` ended; what the caches hold beyond the prompts is never read."""
-        self.settle()
+        if self._begun:
+            self.settle()
         self._lengths[0].update_inplace(self._prompt_lengths)
         return self._first()
 
@@ -139,7 +141,8 @@ class Batch:
         """Runs the last tokens; the next one of each row.
 
         With ``more`` a device that works by itself begins the step after it too, so that it does not
-        wait until the host has read this one; the next call has its tokens.
+        wait until the host has read this one; the next call has its tokens. There has to be room for
+        them, and ``settle`` has to come before the batch goes.
         """
         if not self._begun:
             self._begin()
@@ -148,9 +151,12 @@ class Batch:
         return self._take()
 
     def settle(self) -> None:
-        """Waits until nothing that was begun is left. Buffers must not go before."""
-        while self._begun:
-            self._take()
+        """Waits until nothing that was begun is left, also of a step that an error broke off. Tokens
+        that nobody has read are lost."""
+        self._begun.clear()
+        if self._marks:
+            self._marks[0].set()
+            self._marks[0].wait()
 
     def step(self) -> None:
         """The part of ``decode`` that is the model: logits for the last tokens, and their cache."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from surgeon.errors import SurgeonError
 
+_DEVICE = 0  # the one that onnxruntime takes, whatever the thread has chosen before
 _NON_BLOCKING = 1  # it does not wait for CUDA's default stream
 _NO_TIMES = 2  # a mark that only says whether it was reached
 
@@ -19,6 +20,7 @@ class Stream:
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
         self._handle = ctypes.c_void_p()
+        check(runtime, runtime.cudaSetDevice(_DEVICE))
         made = runtime.cudaStreamCreateWithFlags(ctypes.byref(self._handle), _NON_BLOCKING)
         check(runtime, made)
 
@@ -38,10 +40,12 @@ class Mark:
     def __init__(self, runtime: Any, stream: ctypes.c_void_p) -> None:
         self._runtime, self._stream = runtime, stream
         self._handle = ctypes.c_void_p()
+        check(runtime, runtime.cudaSetDevice(_DEVICE))
         check(runtime, runtime.cudaEventCreateWithFlags(ctypes.byref(self._handle), _NO_TIMES))
 
     def __del__(self) -> None:
-        self._runtime.cudaEventDestroy(self._handle)
+        if self._handle:
+            self._runtime.cudaEventDestroy(self._handle)
 
     def set(self) -> None:
         """Moves it to the end of the stream."""

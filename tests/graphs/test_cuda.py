@@ -59,23 +59,32 @@ def test_a_captured_graph_gives_the_same_tokens(name, last, dtype, made):
     assert rows(list(generate_ids(captured, prompts[::-1], 24))) == plain[::-1]
 
 
+@pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("cuda_graph", [False, True])
-def test_each_session_in_a_stream_of_its_own(cuda_graph, made, monkeypatch):
+def test_each_session_in_a_stream_of_its_own(cuda_graph, last, made, monkeypatch):
     """As where the CUDA runtime is not found: then no step is begun before the one before is read."""
     from surgeon.onnx.export import export_onnx
     from surgeon.runtime import cuda
     from surgeon.runtime.decoding import generate_ids
+    from surgeon.runtime.sampler import Sampling
     from surgeon.runtime.session import load
 
-    export_onnx(made("trained"), "fp16")
+    export_onnx(made("trained"), "fp16", last_logits_only=last)
     ours = load(made("trained"), "cuda", cuda_graph)
     assert ours.stream
     monkeypatch.setattr(cuda, "open_stream", lambda version: None)
     theirs = load(made("trained"), "cuda", cuda_graph)
     assert theirs.stream is None
     prompts = [[1, 400, 401], [1, 5, 77, 78, 1500, 12, 13], [7]]
-    tokens, want = (rows(list(generate_ids(loaded, prompts, 200))) for loaded in (ours, theirs))
-    assert tokens == want
+    for options in ({}, {"sampling": Sampling(temperature=0.8, top_p=0.9, seed=1)}):
+        tokens, want = (
+            rows(list(generate_ids(loaded, prompts, 200, **options))) for loaded in (ours, theirs)
+        )
+        assert tokens == want
+    broken_off = generate_ids(ours, prompts, 200)
+    next(broken_off), next(broken_off)
+    broken_off.close()
+    assert rows(list(generate_ids(ours, prompts, 200, **options))) == want
 
 
 def test_int4(made):

@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -45,7 +46,7 @@ def test_no_step_is_begun_beyond_the_last(ahead):
     """It would write behind the end of the caches."""
     loaded = ahead("gqa")
     assert len(tokens(loaded, PROMPTS, 9)[0]) == 9
-    assert loaded.stream.asked.count("set") == 9
+    assert loaded.stream.asked.count("set") == 9 + 1, "a token each, and the end"
     assert loaded.stream.asked[:5] == ["set", "wait", "set", "set", "wait"], (
         "two steps, then one is read"
     )
@@ -59,11 +60,31 @@ def test_nothing_is_under_way_when_it_ends_early(opened, ahead):
     assert first != second
     loaded = ahead("gqa")
     assert rows(list(generate_ids(loaded, PROMPTS[:1], 9, stop=[second]))) == [[first, second]]
-    assert loaded.stream.asked == ["set", "wait", "set", "set", "wait", "wait"]
+    assert loaded.stream.asked == ["set", "wait", "set", "set", "wait", "set", "wait"]
     broken_off = generate_ids(loaded, PROMPTS[:1], 9)
     next(broken_off), next(broken_off)
     broken_off.close()
-    assert loaded.stream.asked[6:] == ["set", "wait", "set", "set", "wait", "wait"]
+    assert loaded.stream.asked[7:] == ["set", "wait", "set", "set", "wait", "set", "wait"]
+
+
+@pytest.mark.models
+def test_nothing_is_under_way_after_an_error(ahead, monkeypatch):
+    """Such as Ctrl-C between the model and the choice of its token: buffers go, and with them memory
+    that the device still writes to."""
+    from surgeon.runtime.decoding import Batch
+
+    loaded, run = ahead("gqa"), Batch._run
+
+    def fail(batch, session, *arguments):
+        loaded.stream.asked.append("run")
+        if loaded.stream.asked.count("run") == 6:
+            raise KeyboardInterrupt
+        run(batch, session, *arguments)
+
+    monkeypatch.setattr(Batch, "_run", fail)
+    with pytest.raises(KeyboardInterrupt):
+        tokens(loaded, PROMPTS[:1], 9)
+    assert loaded.stream.asked[-3:] == ["run", "set", "wait"]
 
 
 @pytest.mark.models
@@ -79,6 +100,10 @@ def test_measuring_ends_with_the_last_step(ahead):
     rewind()
     assert [step() for _ in range(4)] == first
     assert loaded.stream.asked.count("set") == loaded.stream.asked.count("wait") == 10
+    rewind()
+    step()
+    rewind()
+    assert [step() for _ in range(4)] == first, "though a step was under way when it went back"
 
 
 class Runtime:
@@ -92,9 +117,11 @@ class Runtime:
     def __getattr__(self, name):
         def call(*arguments):
             self.calls.append(name)
+            if name == self.failing:
+                return 2
             if name.startswith(("cudaStreamCreate", "cudaEventCreate")):
                 arguments[0]._obj.value = 4096
-            return 2 if name == self.failing else 0
+            return 0
 
         return call
 
@@ -108,7 +135,9 @@ def test_a_stream_and_a_mark():
     mark.wait()
     del mark
     assert runtime.calls == [
+        "cudaSetDevice",
         "cudaStreamCreateWithFlags",
+        "cudaSetDevice",
         "cudaEventCreateWithFlags",
         "cudaEventRecord",
         "cudaEventSynchronize",
@@ -122,6 +151,14 @@ def test_an_error_of_the_device_is_told():
         mark.wait()
 
 
+def test_a_mark_that_could_not_be_made_is_not_given_back():
+    runtime = Runtime("cudaEventCreateWithFlags")
+    stream = Stream(runtime)
+    with pytest.raises(SurgeonError, match="out of memory"):
+        stream.mark()
+    assert "cudaEventDestroy" not in runtime.calls
+
+
 def test_no_stream_where_there_is_no_runtime_or_no_device(monkeypatch):
     asked = []
 
@@ -131,6 +168,10 @@ def test_no_stream_where_there_is_no_runtime_or_no_device(monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", library)
     assert open_stream("13.0") is None
-    assert asked == ["libcudart.so.13"]
+    assert open_stream("") is None, "an onnxruntime that does not tell its CUDA"
+    monkeypatch.setattr(os, "name", "nt")
+    assert open_stream("12.8") is None
+    monkeypatch.undo()
+    assert asked == ["libcudart.so.13", "libcudart.so.", "cudart64_12.dll"]
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Runtime("cudaStreamCreateWithFlags"))
     assert open_stream("13.0") is None

@@ -19,7 +19,8 @@ SEED = 0
 
 
 class Steps(Protocol):
-    """A loaded model that can be timed. Every step ends with the new tokens on the host."""
+    """A loaded model that can be timed. Every step ends with the new tokens on the host, of decoding
+    those of this step, while the device may be at the next one already."""
 
     def prefill(self, ids: Any) -> Callable[[Any], object]:
         """Makes ready for prompts shaped like ``ids``, int64 [batch, length]; the step takes one."""
