@@ -15,6 +15,7 @@ import surgeon
 from surgeon.checkpoint.source import open_checkpoint
 from surgeon.errors import SurgeonError
 from surgeon.jsonfile import encode_json
+from surgeon.measure.latency.grids import choose_grid
 from surgeon.measure.opened import fingerprint
 from surgeon.measure.similarity import Similarity, read_similarity
 from surgeon.plan import Plan, Sublayer
@@ -138,6 +139,16 @@ def ranking(model: Path, tmp_path: Path) -> Path:
     path.write_bytes(encode_json(found.to_json()))
     assert read_similarity(path) == read_similarity(tmp_path / "sim") == (found, str(path))
     return path
+
+
+def test_what_to_time_by_similarity(model: Path, ranking: Path) -> None:
+    checkpoint = open_checkpoint(model)
+    attn, block = choose_grid("attn,block", keep_last="yes", count=1, by=ranking)(checkpoint)
+    assert attn.removed == {(1, ATTENTION)}
+    assert block.removed == {(1, ATTENTION), (1, MLP)}
+    refused = choose_grid("attn", count=1)
+    with pytest.raises(SurgeonError, match="--by"):
+        refused(checkpoint)
 
 
 def test_prune_by_similarity(model: Path, ranking: Path, tmp_path: Path, cli: Cli) -> None:

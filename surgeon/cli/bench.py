@@ -6,6 +6,8 @@ import typer
 
 from surgeon.cli.options import (
     AsJson,
+    By,
+    Count,
     Device,
     Drops,
     Dtype,
@@ -62,6 +64,8 @@ def bench(
     last: Last = None,
     fraction: Fraction = None,
     layers: Layers = None,
+    count: Count = None,
+    by: By = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     cuda_graph: Annotated[
@@ -90,7 +94,7 @@ def bench(
 ) -> None:
     """Time a model and its cuts, and measure their memory: the paper's Tables 7-10.
 
-    One cut instead of the grid: --drop with --last, --fraction or --layers.
+    One cut instead of the grid: --drop with --last, --fraction, --layers or --count.
     """
     from surgeon.cli.render import print_document_table, print_json
     from surgeon.measure.latency.grids import choose_grid
@@ -98,7 +102,7 @@ def bench(
 
     outcome = run(
         model,
-        choose_grid(drop, fractions, keep_last, last, fraction, layers, _say),
+        choose_grid(drop, fractions, keep_last, last, fraction, layers, count, by, _say),
         shape=shape,
         runtime=runtime,
         lengths=lengths,

@@ -122,7 +122,7 @@ def summarize(items: Sequence[Item], size: int, scores: Sequence[Score]) -> Scor
     """Loss in nats per token, its perplexity, and bits for each of the ``size`` bytes of the texts."""
     nats = -math.fsum(score.logprob for score in scores)
     loss = nats / sum(len(item.continuation) for item in items)
-    perplexity = math.exp(loss) if loss < 700 else math.inf
+    perplexity = math.exp(min(loss, 700.0))  # e to much more is no number, for which JSON has no word
     return Scores({"loss": loss, "perplexity": perplexity, "bits_per_byte": nats / math.log(2) / size})
 
 

@@ -86,6 +86,16 @@ def test_the_whole_way(runtime, cli, tmp_path):
     assert json.loads((tmp_path / "out" / "bench.json").read_text()) == data
 
 
+def test_a_cut_by_similarity(cli, tmp_path):
+    done = cli("similarity", "sample", "--tokens", 64, "-o", tmp_path / "sim")
+    assert done.code == 0, done.err
+    flags = ["--device", "cpu", "--sequences", 1, "--lengths", "4", "--drop", "attn"]
+    done = cli("bench", "sample", *flags, "--count", 3, "--by", tmp_path / "sim", "--json")
+    assert done.code == 0, done.err
+    cells = json.loads(done.out)["report"]["cells"]
+    assert [len(cell["variant"]["removed"]) for cell in cells] == [0, 3]
+
+
 def test_a_cut_in_memory_is_the_cut_on_disk(tmp_path):
     """Every kind of cut, to the bit; and the graph over the whole model's bytes makes its tokens."""
     from surgeon.checkpoint.source import open_checkpoint

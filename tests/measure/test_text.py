@@ -114,6 +114,15 @@ def test_bits_for_each_byte_that_was_scored(story: Path, opened: Opened) -> None
         assert values["bits_per_byte"] == pytest.approx(len(tokens) / math.log(2) / size)
 
 
+def test_a_perplexity_beyond_all_numbers_is_written_as_one() -> None:
+    from surgeon.measure.scoring import Item, Score
+    from surgeon.measure.text import summarize
+
+    found = summarize([Item((1,), (2,))], 4, [Score(-5000.0, False)]).values
+    assert found["loss"] == 5000
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
 def test_several_files_are_texts_of_their_own(story: Path, tmp_path: Path, opened: Opened) -> None:
     other = tmp_path / "other.txt"
     other.write_text("The old miller had three sons and a cat. " * 4)
