@@ -9,6 +9,7 @@ import pytest
 
 import surgeon
 from surgeon.errors import SurgeonError
+from surgeon.jsonfile import encode_json
 from surgeon.measure.grid import WHOLE
 from surgeon.measure.latency import engines, settings
 from surgeon.measure.latency.grids import choose_grid
@@ -87,10 +88,10 @@ def test_the_whole_way(runtime, cli, tmp_path):
 
 
 def test_a_cut_by_similarity(cli, tmp_path):
-    done = cli("similarity", "sample", "--tokens", 64, "-o", tmp_path / "sim")
-    assert done.code == 0, done.err
+    ranking = tmp_path / "similarity.json"
+    ranking.write_bytes(encode_json(surgeon.similarity("sample", tokens=64).to_json()))
     flags = ["--device", "cpu", "--sequences", 1, "--lengths", "4", "--drop", "attn"]
-    done = cli("bench", "sample", *flags, "--count", 3, "--by", tmp_path / "sim", "--json")
+    done = cli("bench", "sample", *flags, "--count", 3, "--by", ranking, "--json")
     assert done.code == 0, done.err
     cells = json.loads(done.out)["report"]["cells"]
     assert [len(cell["variant"]["removed"]) for cell in cells] == [0, 3]
