@@ -1,7 +1,7 @@
 """The command that makes a report again."""
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from surgeon.measure.grid import Variant
@@ -21,7 +21,7 @@ def repeat_command(report: Report, model: str | None = None) -> str:
     model = model or subject.model
     if subject.revision and "@" not in model:
         model += f"@{subject.revision}"
-    grid = grid_options(cell.variant for cell in report.cells)
+    (grid,) = cut_options(cell.variant for cell in report.cells)  # a sweep has no single cuts
     words = ["surgeon", "sweep", model, *grid, *_options(report.settings)]
     device = subject.device.partition(":")[0].split(" ")[0].lower()
     if device in ("cpu", "cuda", "mps"):
@@ -31,33 +31,31 @@ def repeat_command(report: Report, model: str | None = None) -> str:
     return shlex.join([*words, "-o", "REPORT"])
 
 
-def grid_options(variants: Iterable[Variant]) -> Iterator[str]:
-    """The options that choose these cuts: those of a grid, or the layers of single ones."""
+def cut_options(variants: Iterable[Variant]) -> list[list[str]]:
+    """The options that choose these cuts, a list for each command that it takes: those of a grid, then
+    those of single cuts, together where they are of the same layers. A cut that no option says, of
+    attentions here and MLPs there, has none."""
     cuts = [variant for variant in variants if variant.removed]
-    fractions = dict.fromkeys(cut.fraction for cut in cuts if cut.drop and cut.fraction)
-    if not fractions:
-        yield from _layers(cuts)
-        return
-    yield from (
-        "--drop",
-        ",".join(drop for drop in DROP_NAMES if any(cut.drop == drop for cut in cuts)),
-    )
-    yield from ("--fractions", ",".join(fractions))
-    kept = {cut.keep_last for cut in cuts if cut.drop}
-    yield from ("--keep-last", "both" if len(kept) == 2 else "yes" if True in kept else "no")
-
-
-def _layers(cuts: Iterable[Variant]) -> Iterator[str]:
-    found: dict[str, str] = {}
+    of_a_grid = [cut for cut in cuts if cut.drop and cut.fraction]
+    found = [_grid(of_a_grid)] if of_a_grid or not cuts else []
+    drops: dict[str, list[str]] = {}
     for cut in cuts:
         layers = {layer for layer, _ in cut.removed}
         kinds = {sublayer for _, sublayer in cut.removed}
-        if len(cut.removed) != len(layers) * len(kinds):
-            return  # no option says that
-        drop = "block" if len(kinds) == 2 else kinds.pop().value
-        found[drop] = format_layers(layers)
-    if len(set(found.values())) == 1:
-        yield from ("--drop", ",".join(found), "--layers", next(iter(found.values())))
+        if cut not in of_a_grid and len(cut.removed) == len(layers) * len(kinds):
+            drop = "block" if len(kinds) == 2 else kinds.pop().value
+            drops.setdefault(format_layers(layers), []).append(drop)
+    return found + [["--drop", ",".join(those), "--layers", at] for at, those in drops.items()]
+
+
+def _grid(cuts: Sequence[Variant]) -> list[str]:
+    if not cuts:
+        return []
+    drops = ",".join(drop for drop in DROP_NAMES if any(cut.drop == drop for cut in cuts))
+    fractions = ",".join(dict.fromkeys(str(cut.fraction) for cut in cuts))
+    kept = {cut.keep_last for cut in cuts}
+    keep = "both" if len(kept) == 2 else "yes" if True in kept else "no"
+    return ["--drop", drops, "--fractions", fractions, "--keep-last", keep]
 
 
 def _options(settings: dict[str, Any]) -> Iterator[str]:

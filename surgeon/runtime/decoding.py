@@ -161,9 +161,7 @@ class Batch:
     def step(self) -> None:
         """The part of ``decode`` that is the model: logits for the last tokens, and their cache."""
         self._model()
-        if self._marks:
-            self._marks[self._turn].set()
-            self._marks[self._turn].wait()
+        self.settle()
 
     def _begin(self) -> None:
         self._model()

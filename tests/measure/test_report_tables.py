@@ -10,8 +10,8 @@ from surgeon.measure import paper
 from surgeon.measure.charts import chart, file_name
 from surgeon.measure.document import Entry, Table
 from surgeon.measure.findings import cheapest, findings, headline
-from surgeon.measure.grid import WHOLE, Variant, cut
-from surgeon.measure.repeat import grid_options, repeat_command
+from surgeon.measure.grid import WHOLE, Variant, cut, grid
+from surgeon.measure.repeat import cut_options, repeat_command
 from surgeon.measure.report import document, facts
 from surgeon.measure.results import Cell
 from surgeon.measure.tables import beside, compared, cut_tables, format_score, kept_percent, overview
@@ -245,14 +245,20 @@ def test_the_command_repeats_grid_settings_and_machine() -> None:
 
 def test_the_command_of_single_cuts_names_their_layers() -> None:
     def options(*plans: Plan) -> list[str]:
-        return list(grid_options([WHOLE, *map(cut, plans)]))
+        return [" ".join(words) for words in cut_options([WHOLE, *map(cut, plans)])]
 
     attention, mlp, block = (Plan.layers(24, "5,9-13", drop) for drop in ("attn", "mlp", "block"))
-    assert options(attention, mlp) == ["--drop", "attn,mlp", "--layers", "5,9-13"]
-    assert options(block) == ["--drop", "block", "--layers", "5,9-13"]
-    assert options(attention, Plan.layers(24, "7", "mlp")) == []
-    assert options(Plan(24, attention.removed | Plan.layers(24, "7", "mlp").removed)) == []
-    assert options() == []
+    other = Plan.layers(24, "7", "mlp")
+    assert options(attention, mlp) == ["--drop attn,mlp --layers 5,9-13"]
+    assert options(block) == ["--drop block --layers 5,9-13"]
+    assert options(attention, other) == ["--drop attn --layers 5,9-13", "--drop mlp --layers 7"]
+    assert options(Plan(24, attention.removed | other.removed)) == [], "no option says that"
+    assert options() == [""]
+    third = grid(24, ("attn",), ("33%",), "no")
+    assert [" ".join(words) for words in cut_options([*third, cut(other)])] == [
+        "--drop attn --fractions 33% --keep-last no",
+        "--drop mlp --layers 7",
+    ]
 
 
 def test_the_command_names_the_model_as_it_was_asked_for() -> None:

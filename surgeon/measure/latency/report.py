@@ -14,7 +14,7 @@ from surgeon.measure.latency.tables import (
 )
 from surgeon.measure.latency.values import Bench
 from surgeon.measure.paper import PAPER
-from surgeon.measure.repeat import grid_options
+from surgeon.measure.repeat import cut_options
 from surgeon.measure.report import facts
 from surgeon.measure.results import Cell, Measure, Report
 from surgeon.measure.tables import DROP_NAMES
@@ -30,7 +30,7 @@ def document(report: Bench) -> Document:
         f"{subject.num_layers} layers, {subject.dtype}, in {report.settings['runtime']} "
         f"({report.settings['mode']}) on {subject.device}."
     )
-    layouts = tuple(layout_tables(report))
+    layouts, again = tuple(layout_tables(report)), repeat_commands(report)
     quoted = any("paper" in table.columns for table in layouts)
     sections = (
         Section("Result", (Text(tuple(_findings(report)), listed=True), *_charts(report))),
@@ -41,7 +41,7 @@ def document(report: Bench) -> Document:
             "How it was measured", (Text(tuple(_method(report))), Facts(tuple(facts(report.settings))))
         ),
         Section("Versions", (Facts(tuple(subject.versions.items())),)),
-        Section("To repeat", (Code(repeat_command(report)),)),
+        Section("To repeat", (Code(again),) if again else ()),
     )
     return Document(
         about=f"{subject.model}: time and memory after cuts",
@@ -186,15 +186,14 @@ def _method(report: Bench) -> Iterator[str]:
         )
 
 
-def repeat_command(report: Bench) -> str:
-    """The command that measures the same."""
+def repeat_commands(report: Bench) -> str:
+    """The commands that measure the same, a line each; none for plans that no option says."""
     subject, settings = report.subject, report.settings
     revision = f"@{subject.revision}" if subject.revision else ""
     model = ["--shape", subject.model] if settings["shape"] else [f"{subject.model}{revision}"]
     lengths = [str(task.length) for task in report.tasks if task.kind == "prefill"]
     decode = [f"{task.length}x{task.batch}" for task in report.tasks if task.kind == "decode"]
-    words = ["surgeon", "bench", *model, *grid_options(report.variants)]
-    words += ["--runtime", settings["runtime"]]
+    words = ["--runtime", settings["runtime"]]
     words += ["--lengths", ",".join(lengths) or "none", "--decode", ",".join(decode) or "none"]
     words += ["--sequences", str(settings["sequences"]), "--tokens", str(settings["tokens"])]
     words += ["--dtype", subject.dtype, "--device", settings["device"]]
@@ -202,4 +201,5 @@ def repeat_command(report: Bench) -> str:
         words.append("--no-cuda-graph")
     if settings.get("threads"):
         words += ["--threads", str(settings["threads"])]
-    return shlex.join(words)
+    cuts = cut_options(report.variants)
+    return "\n".join(shlex.join(["surgeon", "bench", *model, *cut, *words]) for cut in cuts)
