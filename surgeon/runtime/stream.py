@@ -20,9 +20,9 @@ class Stream:
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
         self._handle = ctypes.c_void_p()
-        check(runtime, runtime.cudaSetDevice(_DEVICE))
+        _check(runtime, runtime.cudaSetDevice(_DEVICE))
         made = runtime.cudaStreamCreateWithFlags(ctypes.byref(self._handle), _NON_BLOCKING)
-        check(runtime, made)
+        _check(runtime, made)
 
     @property
     def address(self) -> int:
@@ -40,8 +40,8 @@ class Mark:
     def __init__(self, runtime: Any, stream: ctypes.c_void_p) -> None:
         self._runtime, self._stream = runtime, stream
         self._handle = ctypes.c_void_p()
-        check(runtime, runtime.cudaSetDevice(_DEVICE))
-        check(runtime, runtime.cudaEventCreateWithFlags(ctypes.byref(self._handle), _NO_TIMES))
+        _check(runtime, runtime.cudaSetDevice(_DEVICE))
+        _check(runtime, runtime.cudaEventCreateWithFlags(ctypes.byref(self._handle), _NO_TIMES))
 
     def __del__(self) -> None:
         if self._handle:
@@ -49,11 +49,11 @@ class Mark:
 
     def set(self) -> None:
         """Moves it to the end of the stream."""
-        check(self._runtime, self._runtime.cudaEventRecord(self._handle, self._stream))
+        _check(self._runtime, self._runtime.cudaEventRecord(self._handle, self._stream))
 
     def wait(self) -> None:
         """Returns when the device is there. Raises SurgeonError for what went wrong on the way."""
-        check(self._runtime, self._runtime.cudaEventSynchronize(self._handle))
+        _check(self._runtime, self._runtime.cudaEventSynchronize(self._handle))
 
 
 def open_stream(cuda_version: str) -> Stream | None:
@@ -67,7 +67,7 @@ def open_stream(cuda_version: str) -> Stream | None:
         return None
 
 
-def check(runtime: Any, code: int) -> None:
+def _check(runtime: Any, code: int) -> None:
     """Raises SurgeonError for an error code of the CUDA runtime, with its words."""
     if code:
         runtime.cudaGetErrorString.restype = ctypes.c_char_p
